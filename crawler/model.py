@@ -1,0 +1,422 @@
+"""
+The data that the parts of crawler hand to one another: frozen, keyword only; all that crosses a wire or a pipe.
+
+Times that are kept or sent are seconds since 1970 in UTC (float); durations are seconds. Sizes are bytes.
+A **token** is one integer, ``epoch << 40 | counter``: the epoch grows with each start of a coordinator, so a later
+lease of a task always has the greater token.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from crawler.reasons import Reason
+
+#: Version of the verbs and messages; both sides of a connection must have the same.
+PROTOCOL = 1
+#: Formats of images that can be accepted, by Pillow's names.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
+#: Bits of a token that count leases within one epoch.
+COUNTER_BITS = 40
+
+#: What a ledger can keep: 63 bits.
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+#: Number of a line; entries keep it in 40 bits.
+Line = Annotated[int, msgspec.Meta(ge=1, lt=1 << 40)]
+
+
+class _Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the structs below."""
+
+
+class _Compact(_Frozen, frozen=True, kw_only=True, array_like=True):
+    """Base of the structs that occur by the thousand: fields go over the wire by position."""
+
+
+class Outcome(enum.StrEnum):
+    """How a task ended."""
+
+    STORED = "stored"
+    FAILED = "failed"
+
+
+class QueueStatus(enum.StrEnum):
+    """What a worker is told with each answer to `lease`."""
+
+    #: There are tasks, or there may be more.
+    OPEN = "open"
+    #: The coordinator is stopping: lease no more, end or give back what is in hand.
+    DRAINING = "draining"
+    #: Every task has its record: leave.
+    FINISHED = "finished"
+
+
+class Role(enum.StrEnum):
+    """What a session is for."""
+
+    WORKER = "worker"
+    PRODUCER = "producer"
+    OBSERVER = "observer"
+
+
+# ------------------------------------------------------------------ settings
+
+
+class Limits(_Frozen, frozen=True, kw_only=True):
+    """Limits of one fetch and one image."""
+
+    #: Seconds for a whole fetch: resolution, connecting, TLS, headers, body, redirects.
+    timeout: float = 30.0
+    #: Seconds for connecting to one address.
+    connect_timeout: float = 10.0
+    #: Seconds for which a host that is connected may send nothing.
+    stall: float = 10.0
+    #: Bytes per second that a body must bring, over any `stall` seconds. 0 is no such limit.
+    min_speed: int = 1000
+    #: Largest body.
+    max_bytes: int = 50_000_000
+    #: Largest width × height of an image.
+    max_pixels: int = 64_000_000
+    #: Formats that are accepted, of `FORMATS`.
+    formats: tuple[str, ...] = FORMATS
+    #: Redirects followed before giving up.
+    max_redirects: int = 5
+
+
+class Politeness(_Frozen, frozen=True, kw_only=True):
+    """What one host may be asked, by the whole fleet."""
+
+    #: Fetches at a time.
+    per_host: int = 8
+    #: Seconds from one start to the next. 0 is no pause.
+    delay: float = 0.0
+    #: Whether robots.txt is fetched and obeyed.
+    robots: bool = True
+
+
+class RetryPolicy(_Frozen, frozen=True, kw_only=True):
+    """When a task that failed for a transient reason is tried again."""
+
+    #: Fetches that may end before the failure is recorded.
+    attempts: int = 3
+    #: Upper bound of the first random pause in seconds; it doubles with each attempt.
+    base: float = 2.0
+    #: Largest pause, a host's Retry-After included.
+    cap: float = 3600.0
+    #: Deaths of the one child that worked on the task before it is recorded as poisoned.
+    losses: int = 3
+
+
+class Access(_Frozen, frozen=True, kw_only=True):
+    """How hosts are approached."""
+
+    #: Networks allowed beside the public ones, as CIDR.
+    allow_net: tuple[str, ...] = ()
+    #: Ports of public addresses that are connected to, (first, last); addresses of `allow_net` are open on all ports.
+    ports: tuple[tuple[int, int], ...] = tuple((port, port) for port in (80, 81, 443, 8000, 8080, 8081, 8443, 8888))
+    #: http://[NAME:PASSWORD@]HOST:PORT of a proxy that resolves names and connects in our place, None for none.
+    proxy: str | None = None
+    #: Value of the User-Agent header; the contact is part of it.
+    user_agent: str = "crawler"
+    #: Further request headers, (name, value).
+    headers: tuple[tuple[str, str], ...] = ()
+    #: Whether certificates are verified.
+    tls_verify: bool = True
+    #: PEM text of the certificate authorities to trust in place of the system's, None for those.
+    ca_bundle: str | None = None
+
+
+class Settings(_Frozen, frozen=True, kw_only=True):
+    """All that a run is told, once, by `seed`; workers get it in the hello."""
+
+    limits: Limits = Limits()
+    politeness: Politeness = Politeness()
+    retry: RetryPolicy = RetryPolicy()
+    access: Access = Access()
+
+
+# ------------------------------------------------------------------ hello
+
+
+class Hello(_Frozen, frozen=True, kw_only=True):
+    """First message of a client."""
+
+    #: `PROTOCOL` of the client.
+    protocol: int
+    #: Version of the client's program, for people.
+    version: str
+    #: Name of the client's machine, for people.
+    machine: str
+    role: Role
+    #: Id of the session to go on with after a coordinator's restart, "" for a new one.
+    session: str = ""
+    #: Tokens of the leases this session still holds.
+    holds: list[int] = []
+    #: Whether the client is a child of the coordinator and ends with it.
+    local: bool = False
+
+
+class Welcome(_Frozen, frozen=True, kw_only=True):
+    """Answer to a hello."""
+
+    #: Random id of the session: 32 hexadecimal digits, with `local` before them where it ends with its coordinator.
+    session: str
+    #: Version of the coordinator's program.
+    version: str
+    #: Seconds that a lease lives without being extended.
+    lease_life: float
+    #: Where the coordinator sees the store: an absolute path.
+    store: str
+    #: Text that a worker writes through the store to show that it can (see `TaskQueue.prove`).
+    nonce: str
+    settings: Settings
+    #: Tokens of `Hello.holds` that this session still holds.
+    holds: list[int] = []
+
+
+# ------------------------------------------------------------------ tasks and leases
+
+
+class Task(_Compact, frozen=True, kw_only=True):
+    """One distinct URL to fetch."""
+
+    #: Id from the ledger, from 1.
+    id: int
+    #: Absolute http or https URL, ASCII, without fragment.
+    url: str
+    #: URL to ask in its place, after a redirect to another host. None for `url`.
+    target: str | None = None
+    #: Redirects followed so far, over all hosts.
+    hops: int = 0
+    #: Fetches that ended so far.
+    attempts: int = 0
+    #: Times the child that worked on it died.
+    losses: int = 0
+
+
+class Lease(_Compact, frozen=True, kw_only=True):
+    """A task handed to one session for a limited time."""
+
+    token: int
+    task: Task
+
+
+class Grant(_Frozen, frozen=True, kw_only=True):
+    """Answer to `lease`."""
+
+    status: QueueStatus
+    leases: list[Lease] = []
+    #: Seconds left to end what is in hand, when draining.
+    grace: float | None = None
+
+
+class Progress(_Frozen, frozen=True, kw_only=True):
+    """What happened to fetches since the last report; lists of tokens."""
+
+    #: Fetches that started.
+    started: list[int] = []
+    #: Fetches that ended: the host's slot is free.
+    fetched: list[int] = []
+
+
+# ------------------------------------------------------------------ what a fetch brought
+
+
+class Response(_Compact, frozen=True, kw_only=True):
+    """Facts about the response that brought a download."""
+
+    http_status: int
+    #: URL that answered, after redirects.
+    final_url: str
+    content_type: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    #: Seconds from the first connection to the last byte.
+    seconds: float = 0.0
+
+
+class Download(_Compact, frozen=True, kw_only=True):
+    """What a fetch brought: a spool file and facts. Whoever takes it owns the file."""
+
+    token: int
+    task: Task
+    #: Absolute path of the spool file.
+    path: str
+    #: Size of the file.
+    size: int
+    #: SHA-256 of the file, 64 hexadecimal digits.
+    sha256: str
+    response: Response
+
+
+class Part(_Frozen, frozen=True, kw_only=True):
+    """A piece of a download on its way to the coordinator."""
+
+    #: The download; its `path` means nothing on the other side.
+    download: Download
+    #: Where in the file `data` begins. The piece that ends at `download.size` is the last.
+    offset: int
+    data: bytes
+
+
+class Failure(_Compact, frozen=True, kw_only=True):
+    """A fetch that ended without a download, or with one that cannot be used."""
+
+    token: Count
+    task_id: Count
+    reason: Reason
+    detail: str = ""
+    http_status: Count | None = None
+    #: Seconds after which the host asked to be tried again.
+    retry_after: float | None = None
+    #: Absolute URL on another host to which the task moves; charged no attempt.
+    moved_to: str | None = None
+    #: Redirects followed so far, over all hosts; goes with `moved_to`.
+    hops: int = 0
+
+
+class Image(_Compact, frozen=True, kw_only=True):
+    """Facts about an image that decoded completely."""
+
+    #: Pillow's name of the format, for example JPEG.
+    format: str
+    #: Pixels.
+    width: int
+    #: Pixels.
+    height: int
+
+
+class Completion(_Compact, frozen=True, kw_only=True):
+    """The final fact about a leased task, as the consumer sends it to the queue."""
+
+    token: Count
+    task_id: Count
+    outcome: Outcome
+    reason: Reason | None = None
+    detail: str | None = None
+    http_status: Count | None = None
+    #: Path of the image, relative to the store's root.
+    path: str | None = None
+    #: 64 hexadecimal digits.
+    sha256: str | None = None
+    bytes: Count | None = None
+    width: Count | None = None
+    height: Count | None = None
+    format: str | None = None
+
+
+class Record(_Frozen, frozen=True, kw_only=True):
+    """The current final fact about a task: one line of `completions.jsonl`."""
+
+    #: Grows with every recording of the run, from 1.
+    seq: int
+    #: Id of the task.
+    id: int
+    url: str
+    outcome: Outcome
+    reason: Reason | None
+    http_status: int | None
+    path: str | None
+    sha256: str | None
+    bytes: int | None
+    width: int | None
+    height: int | None
+    format: str | None
+    #: Fetches that ended, this one included.
+    attempts: int
+    #: Name of the machine that completed it, None where no fetch was needed.
+    worker: str | None
+    #: UTC, as 2026-01-01T00:00:00.000Z.
+    finished_at: str
+    detail: str | None = None
+
+
+# ------------------------------------------------------------------ lists
+
+
+class Row(_Compact, frozen=True, kw_only=True):
+    """One entry on its way to the ledger."""
+
+    #: Line number in its list, from 1.
+    line: Line
+    #: Canonical URL, or the line's text (escaped, cut) where it is none.
+    url: str
+    #: Name of the host, "" where the line is no URL.
+    host: str
+    #: Why the line is no URL, None where it is one.
+    error: str | None = None
+
+
+class Batch(_Frozen, frozen=True, kw_only=True):
+    """Successive lines of one list."""
+
+    #: Line that the queue must expect next, from 1.
+    first_line: Line
+    #: Line that follows the batch.
+    next_line: Line
+    #: Bytes of the list read up to `next_line`.
+    offset: Count
+    #: SHA-256 of these bytes, 64 hexadecimal digits.
+    digest: str
+    #: Bytes of the list in all, None while that is not known.
+    total_bytes: Count | None
+    rows: list[Row]
+
+
+class ListState(_Frozen, frozen=True, kw_only=True):
+    """How far a list has been read."""
+
+    #: Number of the list in this ledger, from 1.
+    id: int
+    name: str
+    next_line: int = 1
+    offset: int = 0
+    digest: str = ""
+    sealed: bool = False
+
+
+# ------------------------------------------------------------------ statistics
+
+
+class WorkerStats(_Frozen, frozen=True, kw_only=True):
+    """One live worker session."""
+
+    machine: str
+    #: Leases it holds.
+    leased: int
+    #: Tasks it completed, stored or failed.
+    completed: int
+
+
+class Stats(_Frozen, frozen=True, kw_only=True):
+    """The queue at one moment. total = ready + leased + delayed + stored + failed."""
+
+    total: int
+    ready: int
+    leased: int
+    delayed: int
+    stored: int
+    failed: int
+    #: Failed tasks by reason.
+    reasons: dict[str, int]
+    #: Entries read, comments and blank lines not counted.
+    entries: int
+    #: Bytes of stored images, each recording counted.
+    bytes: int
+    #: Images stored per second, over the last seconds.
+    stored_per_second: float
+    #: Bytes stored per second, over the last seconds.
+    bytes_per_second: float
+    status: QueueStatus
+    #: Whether every list has been read to its end.
+    lists_read: bool
+    #: Part of the lists read, 0 to 1, None where their size is not known.
+    lists_part: float | None
+    #: Names of lists whose producer fell silent.
+    incomplete_lists: list[str]
+    workers: list[WorkerStats]
+    #: Why nothing can be stored at the moment, None where all is well.
+    trouble: str | None = None

@@ -1,0 +1,76 @@
+# Sourced by the scripts beside it: virtual environments, and the wheel that goes into them.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+# The installed package is what is tried: neither the caller's path nor the current folder may come before it.
+unset PYTHONPATH
+export PYTHONSAFEPATH=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# runs_python COMMAND VERSION...: whether COMMAND starts a Python of one of the versions (a shim may be there and not run).
+runs_python() {
+  local version command=$1
+  shift
+  version=$("$command" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return 1
+  [[ " $* " == *" $version "* ]]
+}
+
+# find_python VERSION...: print the first interpreter found of one of the versions, by name or among pyenv's.
+find_python() {
+  local version command
+  if runs_python python3 "$@"; then
+    command -v python3
+    return
+  fi
+  for version in "$@"; do
+    for command in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+      if runs_python "$command" "$version"; then
+        command -v "$command"
+        return
+      fi
+    done
+  done
+  return 1
+}
+
+# default_python: print $PYTHON, or else an interpreter that crawler runs on.
+default_python() {
+  if [[ -n ${PYTHON:-} ]]; then
+    echo "$PYTHON"
+  elif ! find_python 3.11 3.12 3.13; then
+    echo "crawler needs Python 3.11 or later; name one with PYTHON=/path/to/python3.11" >&2
+    return 1
+  fi
+}
+
+# make_environment FOLDER PYTHON GROUP...: a virtual environment with the dependency groups, made again when they change.
+make_environment() {
+  local folder=$1 python=$2 stamp group
+  shift 2
+  stamp=$("$python" -VV; echo "$python $*"; cat pyproject.toml)
+  if [[ ! -f $folder/made-from || $(<"$folder/made-from") != "$stamp" ]]; then
+    echo "making $folder with $("$python" -V)" >&2
+    "$python" -m venv --clear "$folder"
+    # Groups are known to pip since 25.1.
+    "$folder/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
+    for group in "$@"; do
+      "$folder/bin/python" -m pip install --quiet --group "$group"
+    done
+    echo "$stamp" >"$folder/made-from"
+  fi
+}
+
+# build_wheel ENVIRONMENT: build the package with the environment's tools, print the wheel's path.
+build_wheel() {
+  rm -rf "$1/wheel"
+  "$1/bin/python" -m build --wheel --outdir "$1/wheel" . >"$1/build.log" 2>&1 || {
+    cat "$1/build.log" >&2
+    return 1
+  }
+  echo "$1"/wheel/*.whl
+}
+
+# install_wheel ENVIRONMENT WHEEL: install the wheel with what it needs, also where one of the same version is there.
+install_wheel() {
+  "$1/bin/python" -m pip install --quiet "$2"
+  "$1/bin/python" -m pip install --quiet --force-reinstall --no-deps "$2"
+}

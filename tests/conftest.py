@@ -1,0 +1,59 @@
+"""What all tests share: a local site, the corpora, and how to wait."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.site import Site
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Seconds between two looks of `wait_until`.
+LOOK = 0.01
+
+
+def wait_until(predicate: Callable[[], object], seconds: float = 20.0) -> None:
+    """
+    Return as soon as *predicate* is true.
+
+    Args:
+        predicate: Called again and again, from this thread.
+        seconds: Limit; it decides about failing only, never about how long a passing test takes.
+
+    Raises:
+        AssertionError: It was not true within *seconds*.
+    """
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        assert time.monotonic() < deadline, f"not true within {seconds} s: {predicate}"
+        time.sleep(LOOK)
+
+
+def free_port() -> int:
+    """Return a port that nothing listened on a moment ago: for what is to be absent, or to start there later."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Serve a fresh local site on 127.0.0.1 for the time of a test."""
+    with Site() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """Return the folder with files made by others to break decoders."""
+    folder = Path(os.environ.get("CRAWLER_CORPORA") or ROOT.parent / "shared" / "corpora")
+    if not folder.is_dir():
+        # Left out by mistake in CI, the tests that need it would never run again and nobody would notice.
+        tell = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        tell(f"no corpora at {folder}; CRAWLER_CORPORA names the folder")
+    return folder
