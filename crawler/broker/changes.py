@@ -1,0 +1,313 @@
+"""What can be changed in a ledger: the statements of one transaction, called by the writing thread alone."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections import Counter
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
+
+from crawler.model import Batch, Completion, Lease, ListState, Row, Task
+from crawler.reasons import Reason
+
+#: Bits of an entry's id that are its line.
+LINE_BITS = 40
+#: Keys asked for in one statement.
+_KEYS = 500
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a record holds beside its columns."""
+
+    attempts: int
+    worker: str | None = None
+    detail: str | None = None
+    http_status: int | None = None
+    path: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+
+
+class Ended(NamedTuple):
+    """A task that gets its record now."""
+
+    token: int | None
+    task_id: int
+    reason: Reason | None
+    body: Body
+
+
+class Delayed(NamedTuple):
+    """A task that is tried again later, perhaps at another host."""
+
+    token: int
+    task: Task
+    host: int
+    due: float
+
+
+class PutResult(NamedTuple):
+    """What a put did."""
+
+    next_line: int
+    #: Tasks that were new.
+    tasks: int
+    #: Entries that were added.
+    entries: int
+    #: Lines that are no URL, and whose text was new.
+    bad: int
+    #: Hosts of the new tasks.
+    hosts: set[int]
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def host_key(name: str) -> int:
+    """Return the 64-bit key, signed, under which a host's tasks are kept."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def url_key(url: str, salt: int) -> int:
+    """Return a 64-bit key, signed, under which a URL is found; another *salt* gives another key."""
+    return int.from_bytes(
+        blake2b(url.encode(), digest_size=8, salt=salt.to_bytes(2, "big")).digest(), "big", signed=True
+    )
+
+
+_encoder = msgspec.msgpack.Encoder()
+decode_body = msgspec.msgpack.Decoder(Body).decode
+
+
+class Changes:
+    """
+    The statements, on the writing connection.
+
+    What is counted in memory (next id, next seq, counters) belongs to a transaction until `committed`.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._task = self._one("SELECT ifnull(max(id), 0) FROM tasks")
+        self._seq = self._one("SELECT ifnull(max(seq), 0) FROM records")
+        self._counts: Counter[str] = Counter()
+        self._kept = (self._task, self._seq)
+
+    # ------------------------------------------------------------ the transaction
+
+    def begin(self) -> None:
+        """Forget what an unfinished transaction counted."""
+        self._task, self._seq = self._kept
+        self._counts.clear()
+
+    def finish(self) -> None:
+        """Write the counters."""
+        sql = "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET n = n + excluded.n"
+        self._db.executemany(sql, [(name, n) for name, n in self._counts.items() if n])
+
+    def committed(self) -> None:
+        """Keep what the transaction counted."""
+        self._kept = (self._task, self._seq)
+
+    # ------------------------------------------------------------ a start, lists and entries
+
+    def set_meta(self, name: str, value: Any) -> None:
+        """Keep *value* under *name*."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def next_epoch(self, ended: tuple[str, ...]) -> int:
+        """Count this start of a coordinator, from 1; leases of sessions that begin with one of *ended* are over."""
+        for prefix in ended:
+            self._db.execute("DELETE FROM leases WHERE session GLOB ?", (f"{prefix}*",))
+        row = self._db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+        epoch = int(row[0] if row else 0) + 1
+        self.set_meta("epoch", epoch)
+        sql = "UPDATE tasks SET due = 0 WHERE state = 1 AND due IS NULL AND id NOT IN (SELECT task FROM leases)"
+        self._db.execute(sql)
+        return epoch
+
+    def open_list(self, name: str, fresh: bool) -> ListState:
+        """Return the newest list called *name*, made where there is none or *fresh* is asked."""
+        sql = "SELECT id, next_line, offset, digest, sealed FROM lists WHERE name = ? ORDER BY id DESC LIMIT 1"
+        row = None if fresh else self._db.execute(sql, (name,)).fetchone()
+        if row is None:
+            cursor = self._db.execute("INSERT INTO lists(name) VALUES (?)", (name,))
+            return ListState(id=int(cursor.lastrowid or 0), name=name)
+        return ListState(id=row[0], name=name, next_line=row[1], offset=row[2], digest=row[3], sealed=bool(row[4]))
+
+    def seal(self, list_id: int) -> None:
+        """Note that a list has been read to its end."""
+        self._db.execute("UPDATE lists SET sealed = 1 WHERE id = ?", (list_id,))
+
+    def put(self, list_id: int, batch: Batch, now: float) -> PutResult:
+        """Add a batch of entries, and a task for each URL that is new; nothing where it is not the expected one."""
+        found = self._db.execute("SELECT next_line FROM lists WHERE id = ?", (list_id,)).fetchone()
+        if found is None or found[0] != batch.first_line:
+            return PutResult(found[0] if found else 0, 0, 0, 0, set())
+        rows: dict[str, Row] = {}
+        for row in batch.rows:  # the first line of a URL speaks for it
+            rows.setdefault(row.url, row)
+        known, free = self._look_up(list(rows))
+        new = [row for row in rows.values() if row.url in free]
+        ids = self._add_tasks(new, free)
+        known.update(ids)
+        entries = [(list_id << LINE_BITS | row.line, known[row.url]) for row in batch.rows]
+        self._db.executemany("INSERT INTO entries VALUES (?, ?)", entries)
+        self._counts["entries"] += len(entries)
+        self._end_bad(new, ids, now)
+        sql = "UPDATE lists SET next_line = ?, offset = ?, digest = ?, total = ?, sealed = 0 WHERE id = ?"
+        self._db.execute(sql, (batch.next_line, batch.offset, batch.digest, batch.total_bytes, list_id))
+        bad = sum(1 for row in new if row.error)
+        return PutResult(
+            batch.next_line, len(new), len(entries), bad, {host_key(row.host) for row in new if not row.error}
+        )
+
+    def _look_up(self, urls: list[str]) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the tasks of the URLs that are known, and a free key for each of the others."""
+        known: dict[str, int] = {}
+        free: dict[str, int] = {}
+        salt = 0
+        while urls:  # a second round only for URLs whose key is another's, one pair in 2^64
+            keys: dict[int, list[str]] = {}
+            for url in urls:
+                keys.setdefault(url_key(url, salt), []).append(url)
+            hits = self._hits(sorted(keys))
+            clashes: list[str] = []
+            for key, rivals in keys.items():
+                task, holder = hits.get(key, (0, None))
+                if holder is None:
+                    holder = rivals[0]
+                    free[holder] = key
+                elif holder in rivals:
+                    known[holder] = task
+                clashes += [url for url in rivals if url != holder]
+            urls, salt = clashes, salt + 1
+        return known, free
+
+    def _hits(self, keys: list[int]) -> dict[int, tuple[int, str]]:
+        hits = {}
+        for start in range(0, len(keys), _KEYS):
+            some = keys[start : start + _KEYS]
+            marks = ",".join("?" * len(some))
+            sql = f"SELECT u.hash, t.id, t.url FROM urls u JOIN tasks t ON t.id = u.task WHERE u.hash IN ({marks})"
+            hits.update({key: (task, url) for key, task, url in self._db.execute(sql, some)})
+        return hits
+
+    def _add_tasks(self, rows: list[Row], keys: dict[str, int]) -> dict[str, int]:
+        ids = {row.url: self._task + n for n, row in enumerate(rows, 1)}
+        self._task += len(rows)
+        values = [(ids[row.url], host_key(row.host), 2 if row.error else 0, row.url) for row in rows]
+        self._db.executemany("INSERT INTO tasks(id, host, state, url) VALUES (?, ?, ?, ?)", values)
+        self._db.executemany("INSERT INTO urls VALUES (?, ?)", sorted((keys[url], task) for url, task in ids.items()))
+        return ids
+
+    def _end_bad(self, rows: list[Row], ids: dict[str, int], now: float) -> None:
+        bad = [row for row in rows if row.error]
+        self.record([Ended(None, ids[row.url], Reason.BAD_URL, Body(attempts=0, detail=row.error)) for row in bad], now)
+
+    # ------------------------------------------------------------ leases and records
+
+    def lease(self, leases: list[Lease], session: str, expires: float) -> None:
+        """Keep leases, for the next start."""
+        values = [(lease.token, lease.task.id, session, expires) for lease in leases]
+        self._db.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", values)
+
+    def extend(self, tokens: list[int], expires: float) -> None:
+        """Keep a later end of leases."""
+        self._db.executemany("UPDATE leases SET expires = ? WHERE token = ?", [(expires, token) for token in tokens])
+
+    def drop_leases(self, tokens: list[int]) -> None:
+        """Forget leases whose tasks are as they were."""
+        self._db.executemany("DELETE FROM leases WHERE token = ?", [(token,) for token in tokens])
+
+    def lose(self, task_ids: list[int], tokens: list[int]) -> None:
+        """Charge tasks a loss; their leases *tokens* are over."""
+        self._db.executemany("UPDATE tasks SET losses = losses + 1 WHERE id = ?", [(task,) for task in task_ids])
+        self.drop_leases(tokens)
+
+    def record(self, ended: list[Ended], now: float) -> None:
+        """Give tasks their record."""
+        records, tasks = [], []
+        for end in ended:
+            self._seq += 1
+            records.append((self._seq, end.task_id, end.reason, now, _encoder.encode(end.body)))
+            tasks.append((end.body.attempts, end.token, self._seq, end.task_id))
+            self._count(end)
+        self._db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", records)
+        sql = "UPDATE tasks SET state = 2, due = NULL, attempts = ?, token = ?, seq = ? WHERE id = ?"
+        self._db.executemany(sql, tasks)
+        self.drop_leases([end.token for end in ended if end.token is not None])
+
+    def _count(self, end: Ended) -> None:
+        self._counts["failed" if end.reason else "stored"] += 1
+        self._counts["bytes"] += end.body.bytes or 0
+        if end.reason:
+            self._counts[f"reason:{end.reason}"] += 1
+
+    def delay(self, delayed: list[Delayed]) -> None:
+        """Let tasks wait on disk."""
+        sql = (
+            "UPDATE tasks SET state = 1, due = ?, host = ?, attempts = ?, hops = ?, target = ?, token = ? WHERE id = ?"
+        )
+        values = [(d.due, d.host, d.task.attempts, d.task.hops, d.task.target, d.token, d.task.id) for d in delayed]
+        self._db.executemany(sql, values)
+        self.drop_leases([d.token for d in delayed])
+
+    def ended_by(self, pairs: list[tuple[int, int]]) -> set[int]:
+        """Return those tokens of the (token, task) *pairs* that ended the last lease of their task."""
+        found = set()
+        for token, task in pairs:
+            if self._db.execute("SELECT 1 FROM tasks WHERE id = ? AND token = ?", (task, token)).fetchone():
+                found.add(token)
+        return found
+
+    def take_due(self, now: float, count: int) -> list[tuple[int, Task]]:
+        """Return up to *count* delayed tasks whose time has come, each with its host, and mark them as handed out."""
+        sql = (
+            "SELECT host, id, url, target, hops, attempts, losses FROM tasks"
+            " WHERE state = 1 AND due IS NOT NULL AND due <= ? ORDER BY due LIMIT ?"
+        )
+        rows = self._db.execute(sql, (now, count)).fetchall()
+        self._db.executemany("UPDATE tasks SET due = NULL WHERE id = ?", [(row[1],) for row in rows])
+        names = ("id", "url", "target", "hops", "attempts", "losses")
+        return [(row[0], Task(**dict(zip(names, row[1:], strict=True)))) for row in rows]
+
+    def revive(self, reasons: list[str], now: float) -> dict[str, int]:
+        """Put failed tasks back, due now, all counts at zero; return how many by reason. Lines that are no URL stay."""
+        chosen = (
+            "SELECT t.id, r.reason FROM tasks t JOIN records r ON r.seq = t.seq WHERE t.state = 2"
+            " AND r.reason IS NOT NULL AND r.reason != 'bad_url'"
+        )
+        if reasons:
+            chosen += f" AND r.reason IN ({','.join('?' * len(reasons))})"
+        rows = self._db.execute(chosen, reasons).fetchall()
+        sql = "UPDATE tasks SET state = 1, due = ?, attempts = 0, losses = 0, hops = 0, target = NULL WHERE id = ?"
+        self._db.executemany(sql, [(now, task) for task, _ in rows])
+        counts = Counter(reason for _, reason in rows)
+        self._counts["failed"] -= len(rows)
+        for reason, n in counts.items():
+            self._counts[f"reason:{reason}"] -= n
+        return dict(counts)
+
+    def _one(self, sql: str) -> int:
+        return int(self._db.execute(sql).fetchone()[0])
+
+
+def body_of(completion: Completion, attempts: int, worker: str, path: str | None) -> Body:
+    """Return what a record keeps of a completion."""
+    return Body(
+        attempts=attempts,
+        worker=worker,
+        detail=completion.detail,
+        http_status=completion.http_status,
+        path=path,
+        sha256=completion.sha256,
+        bytes=completion.bytes,
+        width=completion.width,
+        height=completion.height,
+        format=completion.format,
+    )

@@ -1,0 +1,124 @@
+"""The thread that reads the backlog ahead, takes back delayed tasks, and ends what has run out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from crawler.broker.frontier import FOREVER, MAX_TASKS
+from crawler.broker.ledger import Ledger
+from crawler.broker.state import State
+from crawler.errors import StorageFailed
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at what has run out.
+TICK = 0.2
+#: Delayed tasks taken back at a time.
+DUE = 500
+#: Hosts looked for at a time.
+HOSTS = 64
+
+
+class Keeper:
+    """
+    Look after a queue's state.
+
+    Args:
+        state: What to look after.
+        ledger: Where its backlog is.
+        fail: Called with what made going on impossible.
+    """
+
+    def __init__(self, state: State, ledger: Ledger, fail: Callable[[StorageFailed], None]) -> None:
+        self._fail = fail
+        self._also: list[Callable[[], None]] = []
+        self._state = state
+        self._ledger = ledger
+        self._work = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def also(self, look: Callable[[], None]) -> None:
+        """Call *look* some times a second; to be said before the start."""
+        self._also.append(look)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look soon: the frontier is hungry, or a task may be due."""
+        self._work.set()
+
+    def stop(self) -> None:
+        """End, and wait for the end."""
+        self._stopping.set()
+        self._work.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        looked = 0.0
+        try:
+            while not self._stopping.is_set():
+                self._work.wait(TICK)
+                self._work.clear()
+                self._refill()
+                self._take_due()
+                if time.monotonic() - looked >= TICK:
+                    looked = time.monotonic()
+                    self._end_overdue()
+                    for look in self._also:
+                        look()
+        except StorageFailed:
+            log.debug("the keeper ends with its ledger")  # whoever runs the queue is told by the ledger itself
+        except Exception as error:  # without a keeper the queue would stand still, in silence
+            log.debug("the keeper failed", exc_info=True)
+            self._fail(StorageFailed(f"the ledger cannot be read: {type(error).__name__}: {error}"))
+
+    def _refill(self) -> None:
+        """Read what the frontier wants, outside the lock, until it wants nothing."""
+        state, view = self._state, self._ledger.view
+        while not self._stopping.is_set():
+            with state.lock:
+                if not state.frontier.is_hungry():
+                    return
+                wants = state.frontier.wants()
+            offers = [(key, after, count, view.backlog(key, after, count)) for key, after, count in wants.rows]
+            hosts = [] if wants.hosts_after is None else view.hosts(wants.hosts_after, HOSTS)
+            with state.lock:
+                for key, after, count, tasks in offers:
+                    state.frontier.offer(key, after, tasks, len(tasks) < count, state.now())
+                if wants.hosts_after is not None:
+                    state.frontier.admit(wants.hosts_after, hosts, len(hosts) == HOSTS)
+                state.lock.notify_all()
+
+    def _take_due(self) -> None:
+        state = self._state
+        with state.lock:
+            now = state.now()
+            if state.next_due > now or state.frontier.queued() > MAX_TASKS:
+                return
+            state.next_due = FOREVER  # a task delayed from here on puts an earlier time
+        tasks = self._ledger.change(lambda changes: changes.take_due(now, DUE))
+        following = self._ledger.view.next_due()
+        with state.lock:
+            state.frontier.offer_due(tasks, now)
+            state.tally.delayed -= len(tasks)
+            if following is not None:
+                state.next_due = min(state.next_due, following)
+            state.lock.notify_all()
+
+    def _end_overdue(self) -> None:
+        state = self._state
+        with state.lock:
+            now = state.now()
+            for session in state.sessions.dead(now):
+                state.end_session(session)
+            for session, token in state.frontier.expired(now):
+                state.give_back(session, [token])
+            closed = state.lists.close_silent(now - state.frontier.lease_life)
+        for name in closed:
+            log.warning("%s was not read to its end: its producer is gone", name)

@@ -1,0 +1,264 @@
+"""
+Every entry, task and record on disk: the truth from which all else can be rebuilt.
+
+One thread writes. It takes all changes that are waiting, makes them in one transaction and commits once, so that many
+callers share an fsync; each caller has a future that is done after the commit. What may be asked is in `views.py`,
+what may be changed in `changes.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from crawler.broker.changes import Changes
+from crawler.broker.views import View
+from crawler.errors import OutUnusable, StorageFailed, VersionMismatch
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Version of the tables below.
+SCHEMA = 1
+#: Changes made in one transaction at most, so that nobody waits long for the commit.
+GROUP = 64
+#: Seconds between tries while the disk is full.
+FULL_PAUSE = 1.0
+
+TABLES = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+-- name: entries, stored, failed, bytes, or reason:NAME
+CREATE TABLE counters(name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE lists(
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, next_line INTEGER NOT NULL DEFAULT 1, offset INTEGER NOT NULL DEFAULT 0,
+    digest TEXT NOT NULL DEFAULT '', total INTEGER, sealed INTEGER NOT NULL DEFAULT 0);
+-- id: list << 40 | line
+CREATE TABLE entries(id INTEGER PRIMARY KEY, task INTEGER NOT NULL);
+-- state: 0 ready, 1 delayed (due NULL: handed to the frontier), 2 done (seq: its current record)
+-- host: 64-bit hash of the name; token: the one that ended its last lease
+CREATE TABLE tasks(
+    id INTEGER PRIMARY KEY, host INTEGER NOT NULL, state INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    losses INTEGER NOT NULL DEFAULT 0, hops INTEGER NOT NULL DEFAULT 0, token INTEGER, due REAL, seq INTEGER,
+    url TEXT NOT NULL, target TEXT);
+CREATE INDEX backlog ON tasks(host, id) WHERE state = 0;
+CREATE INDEX delayed ON tasks(due) WHERE state = 1;
+-- hash: 64-bit hash of the URL, to find duplicates
+CREATE TABLE urls(hash INTEGER PRIMARY KEY, task INTEGER NOT NULL);
+CREATE TABLE leases(token INTEGER PRIMARY KEY, task INTEGER NOT NULL, session TEXT NOT NULL, expires REAL NOT NULL);
+-- every recording; the current one of a task is named by tasks.seq
+CREATE TABLE records(
+    seq INTEGER PRIMARY KEY, task INTEGER NOT NULL, reason TEXT, finished REAL NOT NULL, body BLOB NOT NULL);
+"""
+
+
+class _Change(NamedTuple):
+    make: Callable[[Changes], Any]
+    #: Whether its commit must survive a power cut.
+    durable: bool
+    future: Future[Any]
+
+
+class Ledger:
+    """
+    The ledger file of one run.
+
+    Args:
+        path: The file; made where it does not exist.
+        pause_limit: Seconds to wait for room on a full disk before giving up.
+        on_failed: Called once, from the writing thread, when the disk failed; every later change fails.
+
+    Raises:
+        OutUnusable: The file cannot be made or is no ledger.
+        VersionMismatch: A newer program made it.
+    """
+
+    def __init__(self, path: Path, pause_limit: float, on_failed: Callable[[StorageFailed], None]) -> None:
+        self.path = path
+        self._db = _open(path)
+        self._pause_limit = pause_limit
+        self._on_failed = on_failed
+        self._waiting: list[_Change] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._failed: StorageFailed | None = None
+        self._durable = True
+        #: Why nothing can be written at the moment, None where all is well.
+        self.paused: str | None = None
+        self.view = View(path)
+        self._changes = Changes(self._db)
+        self._hurried = False
+        # A daemon: what was not committed was not promised, and must not keep a failing program alive.
+        self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+        self._thread.start()
+
+    def submit(self, make: Callable[[Changes], T], durable: bool = True) -> Future[T]:
+        """
+        Queue a change; changes are made in the order of these calls.
+
+        Args:
+            make: Makes the change; it may be called again after a full disk, so it must have no other effect.
+            durable: Whether the commit is on disk, not only in the system's hands, when the future is done.
+
+        Returns:
+            A future with what *make* returned, done after the commit. It raises StorageFailed where the disk failed.
+        """
+        future: Future[T] = Future()
+        with self._wake:
+            if self._failed or self._closing:
+                future.set_exception(self._failed or StorageFailed("the ledger is closed"))
+            else:
+                self._waiting.append(_Change(make, durable, future))
+                self._wake.notify()
+        return future
+
+    def change(self, make: Callable[[Changes], T]) -> T:
+        """Make one durable change and wait for its commit."""
+        return self.submit(make).result()
+
+    def hurry(self) -> None:
+        """Wait no longer for room on a full disk: the run ends."""
+        with self._wake:
+            self._hurried = True
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Commit what is queued, and close the file."""
+        self.hurry()
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+        self.view.close()
+        self._db.close()
+
+    # ------------------------------------------------------------ the writing thread
+
+    def _write(self) -> None:
+        while group := self._take():
+            try:
+                self._make(group)
+            except Exception as error:  # nothing may leave a caller waiting
+                self._fail(error, [change for change in group if not change.future.done()])
+                return
+
+    def _make(self, group: list[_Change]) -> None:
+        """Make the changes together; where one of them is at fault, each by itself, so that only its caller hears."""
+        try:
+            results = self._commit(group)
+        except (sqlite3.OperationalError, OSError, StorageFailed):
+            raise
+        except Exception as error:
+            self._roll_back()
+            if type(error) is sqlite3.DatabaseError:  # the file is damaged
+                raise
+            if len(group) == 1:
+                group[0].future.set_exception(error)
+                return
+            for change in group:
+                self._make([change])
+            return
+        for change, result in zip(group, results, strict=True):
+            change.future.set_result(result)
+
+    def _take(self) -> list[_Change]:
+        with self._wake:
+            while not self._waiting and not self._closing:
+                self._wake.wait(60)
+            group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+            return group
+
+    def _commit(self, group: list[_Change]) -> list[Any]:
+        give_up: float | None = None
+        while True:
+            try:
+                results = self._transact(group)
+            except sqlite3.OperationalError as error:
+                self._roll_back()
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+                    raise
+                give_up = give_up or time.monotonic() + self._pause_limit
+                self._pause(give_up)
+            else:
+                self._resume()
+                return results
+
+    def _transact(self, group: list[_Change]) -> list[Any]:
+        self._set_durable(any(change.durable for change in group))
+        self._db.execute("BEGIN IMMEDIATE")
+        self._changes.begin()
+        results = [change.make(self._changes) for change in group]
+        self._changes.finish()
+        self._db.execute("COMMIT")
+        self._changes.committed()
+        return results
+
+    def _set_durable(self, durable: bool) -> None:
+        if durable != self._durable:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _pause(self, give_up: float) -> None:
+        if self.paused is None:
+            self.paused = f"no room for {self.path}"
+            log.warning("%s: waiting up to %.0f s", self.paused, self._pause_limit)
+        if time.monotonic() > give_up or self._hurried:
+            raise StorageFailed(
+                f"{self.paused} for {self._pause_limit:.0f} s: make room and start the same command again"
+            )
+        with self._wake:
+            self._wake.wait_for(lambda: self._hurried, FULL_PAUSE)
+
+    def _resume(self) -> None:
+        if self.paused is not None:
+            log.warning("there is room for %s again", self.path)
+            self.paused = None
+
+    def _fail(self, error: Exception, group: list[_Change]) -> None:
+        failed = error if isinstance(error, StorageFailed) else StorageFailed(f"{self.path} cannot be written: {error}")
+        failed.__cause__ = error if failed is not error else None
+        with self._wake:
+            self._failed = failed
+            group, self._waiting = group + self._waiting, []
+        log.debug("the ledger failed", exc_info=error)
+        for change in group:
+            change.future.set_exception(failed)
+        self._on_failed(failed)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        with ExitStack() as undo:
+            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            undo.callback(db.close)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA cache_size = -65536")
+            db.execute("PRAGMA wal_autocheckpoint = 8000")
+            _make(db, path)
+            undo.pop_all()
+    except (sqlite3.Error, OSError) as error:
+        raise OutUnusable(f"{path} cannot be used as a ledger: {error}") from error
+    return db
+
+
+def _make(db: sqlite3.Connection, path: Path) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA:
+        raise VersionMismatch(f"{path} has schema {version}, this program knows up to {SCHEMA}: use a newer crawler")
+    if version == 0:
+        db.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")

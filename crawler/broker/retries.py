@@ -1,0 +1,57 @@
+"""What becomes of a task whose fetch failed."""
+
+from __future__ import annotations
+
+import random
+from urllib.parse import urlsplit
+
+import msgspec
+
+from crawler.broker.changes import Body, Delayed, Ended, host_key
+from crawler.broker.frontier import Held
+from crawler.model import Failure, RetryPolicy
+from crawler.reasons import Class
+
+#: Seconds after which a task is tried again that failed through our own fault.
+LOCAL_PAUSE = 5.0
+
+
+def judge(failure: Failure, held: Held, policy: RetryPolicy, machine: str, now: float) -> Ended | Delayed:
+    """
+    Decide what becomes of a task whose fetch failed.
+
+    1. Moved to another host: it queues there at once, uncharged.
+    2. Our own fault: it waits a moment, uncharged.
+    3. Transient, and attempts are left: it waits, with full jitter, at least what the host asked for.
+    4. Anything else is its record.
+
+    Args:
+        failure: What happened.
+        held: The lease that ends.
+        policy: Limits of attempts and pauses.
+        machine: Name of the machine that fetched.
+        now: The time.
+    """
+    task = held.task
+    if failure.moved_to is not None:
+        moved = msgspec.structs.replace(task, target=failure.moved_to, hops=failure.hops)
+        return Delayed(held.token, moved, host_key(urlsplit(failure.moved_to).hostname or ""), now)
+    kind = failure.reason.facts.kind
+    if kind is Class.LOCAL:
+        return Delayed(held.token, task, held.host.key, now + LOCAL_PAUSE)
+    attempts = task.attempts + 1
+    if kind is Class.TRANSIENT and attempts < policy.attempts:
+        charged = msgspec.structs.replace(task, attempts=attempts)
+        return Delayed(held.token, charged, held.host.key, now + pause(failure, policy, attempts))
+    body = Body(attempts=attempts, worker=machine, detail=failure.detail or None, http_status=failure.http_status)
+    return Ended(held.token, task.id, failure.reason, body)
+
+
+def pause(failure: Failure, policy: RetryPolicy, attempts: int) -> float:
+    """
+    Return the seconds to wait before the next attempt: exponential with full jitter, at least what the host asked for.
+
+    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    jittered = random.uniform(0, min(policy.cap, policy.base * 2 ** (attempts - 1)))
+    return max(jittered, min(failure.retry_after or 0.0, policy.cap))

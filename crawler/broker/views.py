@@ -1,0 +1,205 @@
+"""What can be asked of a ledger, also while it is written and by another process."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from crawler.broker.changes import LINE_BITS, decode_body
+from crawler.errors import OutUnusable
+from crawler.model import ListState, Outcome, Record, Task
+from crawler.reasons import Reason
+
+_TASK = "id, url, target, hops, attempts, losses"
+
+_HOSTS = """
+WITH RECURSIVE found(host) AS (
+    SELECT min(host) FROM tasks WHERE state = 0 AND host > ?
+    UNION ALL SELECT (SELECT min(host) FROM tasks WHERE state = 0 AND host > found.host) FROM found
+    WHERE found.host IS NOT NULL)
+SELECT host FROM found WHERE host IS NOT NULL LIMIT ?
+"""
+
+
+class SavedLease(NamedTuple):
+    """A lease as an earlier coordinator left it."""
+
+    token: int
+    session: str
+    expires: float
+    host: int
+    task: Task
+
+
+class EntryRow(NamedTuple):
+    """One entry with its task and, where it has one, its record."""
+
+    list_name: str
+    line: int
+    task_id: int
+    url: str
+    record: Record | None
+
+
+class View:
+    """
+    A reading connection; its methods may be called from any thread.
+
+    Args:
+        path: The ledger.
+
+    Raises:
+        OutUnusable: There is no such ledger.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # Not mode=ro: whoever closes a ledger last must be able to fold its write-ahead log into it.
+            mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False)
+            self._db.execute("PRAGMA query_only = ON")
+            self._db.execute("SELECT 1 FROM meta LIMIT 1")
+        except sqlite3.Error as error:
+            raise OutUnusable(f"{path} is no ledger of crawler that can be read: {error}") from error
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def meta(self, name: str) -> Any:
+        """Return the value kept under *name*, None where there is none."""
+        rows = self._all("SELECT value FROM meta WHERE name = ?", name)
+        return rows[0][0] if rows else None
+
+    def counters(self) -> dict[str, int]:
+        """Return all counters."""
+        return dict(self._all("SELECT name, n FROM counters"))
+
+    def reasons(self) -> dict[str, int]:
+        """Return the number of failed tasks by reason, those with none left out."""
+        counters = self.counters().items()
+        return {name.removeprefix("reason:"): n for name, n in counters if name.startswith("reason:") and n > 0}
+
+    def example(self, reason: str) -> tuple[str, str]:
+        """Return (URL, detail) of a task that failed with *reason*."""
+        sql = (
+            "SELECT t.url, r.body FROM records r JOIN tasks t ON t.id = r.task AND t.seq = r.seq"
+            " WHERE r.reason = ? AND t.state = 2 LIMIT 1"
+        )
+        rows = self._all(sql, reason)
+        return (rows[0][0], decode_body(rows[0][1]).detail or "") if rows else ("", "")
+
+    def worst_hosts(self, count: int) -> list[tuple[str, int]]:
+        """Return (a URL of it, failed tasks) of the *count* hosts with most failures, lines that are no URL apart."""
+        sql = (
+            "SELECT min(t.url), count(*) AS n FROM records r JOIN tasks t ON t.id = r.task AND t.seq = r.seq"
+            " WHERE r.reason IS NOT NULL AND r.reason != 'bad_url' AND t.state = 2"
+            " GROUP BY t.host ORDER BY n DESC, 1 LIMIT ?"
+        )
+        return [(url, n) for url, n in self._all(sql, count)]
+
+    def tasks(self) -> int:
+        """Return the number of tasks; ids are dense."""
+        return int(self._all("SELECT ifnull(max(id), 0) FROM tasks")[0][0])
+
+    def delayed(self, after: float = 0.0) -> int:
+        """Return the number of delayed tasks that are not with the frontier and due at or *after* a time."""
+        return int(self._all("SELECT count(*) FROM tasks WHERE state = 1 AND due >= ?", after)[0][0])
+
+    def lists(self) -> list[ListState]:
+        """Return all lists in the order in which they were opened."""
+        rows = self._all("SELECT id, name, next_line, offset, digest, sealed FROM lists ORDER BY id")
+        return [
+            ListState(id=row[0], name=row[1], next_line=row[2], offset=row[3], digest=row[4], sealed=bool(row[5]))
+            for row in rows
+        ]
+
+    def backlog(self, host: int, after: int, count: int) -> list[Task]:
+        """Return up to *count* ready tasks of *host* with ids above *after*, in order."""
+        sql = f"SELECT {_TASK} FROM tasks WHERE state = 0 AND host = ? AND id > ? ORDER BY id LIMIT ?"
+        return [_task(row) for row in self._all(sql, host, after, count)]
+
+    def hosts(self, after: int, count: int) -> list[int]:
+        """Return up to *count* hosts above *after* that have ready tasks, in order."""
+        return [row[0] for row in self._all(_HOSTS, after, count)]
+
+    def next_due(self) -> float | None:
+        """Return when the next delayed task that is not with the frontier becomes due, None where there is none."""
+        row = self._all("SELECT due FROM tasks WHERE state = 1 AND due IS NOT NULL ORDER BY due LIMIT 1")
+        return row[0][0] if row else None
+
+    def leases(self) -> list[SavedLease]:
+        """Return the leases that an earlier coordinator left."""
+        sql = f"SELECT l.token, l.session, l.expires, t.host, {_TASK} FROM leases l JOIN tasks t ON t.id = l.task"
+        return [SavedLease(row[0], row[1], row[2], row[3], _task(row[4:])) for row in self._all(sql)]
+
+    def records(self, after: int, count: int) -> list[Record]:
+        """Return up to *count* recordings with a `seq` above *after*, in order."""
+        sql = (
+            "SELECT r.seq, t.id, t.url, r.reason, r.finished, r.body FROM records r JOIN tasks t ON t.id = r.task"
+            " WHERE r.seq > ? ORDER BY r.seq LIMIT ?"
+        )
+        return [_record(row) for row in self._all(sql, after, count)]
+
+    def entries(self, count: int = 1000) -> Iterator[EntryRow]:
+        """Yield every entry in the order of lists and lines, read *count* at a time."""
+        names = {state.id: state.name for state in self.lists()}
+        sql = (
+            "SELECT e.id, t.id, t.url, r.seq, r.reason, r.finished, r.body FROM entries e JOIN tasks t ON t.id = e.task"
+            " LEFT JOIN records r ON r.seq = t.seq AND t.state = 2 WHERE e.id > ? ORDER BY e.id LIMIT ?"
+        )
+        last = 0
+        while rows := self._all(sql, last, count):
+            for entry, task, url, seq, *rest in rows:
+                record = None if seq is None else _record((seq, task, url, *rest))
+                yield EntryRow(names[entry >> LINE_BITS], entry & ((1 << LINE_BITS) - 1), task, url, record)
+            last = rows[-1][0]
+
+    def current(self, count: int = 1000) -> Iterator[Record]:
+        """Yield the current record of every task that has one, in the order of ids, read *count* at a time."""
+        sql = (
+            "SELECT r.seq, t.id, t.url, r.reason, r.finished, r.body FROM tasks t JOIN records r ON r.seq = t.seq"
+            " WHERE t.state = 2 AND t.id > ? ORDER BY t.id LIMIT ?"
+        )
+        last = 0
+        while rows := self._all(sql, last, count):
+            yield from map(_record, rows)
+            last = rows[-1][1]
+
+    def _all(self, sql: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+
+def _task(row: Any) -> Task:
+    return Task(id=row[0], url=row[1], target=row[2], hops=row[3], attempts=row[4], losses=row[5])
+
+
+def _record(row: Any) -> Record:
+    seq, task, url, reason, finished, blob = row
+    body = decode_body(blob)
+    moment = datetime.fromtimestamp(finished, UTC).isoformat(timespec="milliseconds")
+    return Record(
+        seq=seq,
+        id=task,
+        url=url,
+        outcome=Outcome.FAILED if reason else Outcome.STORED,
+        reason=Reason(reason) if reason else None,
+        http_status=body.http_status,
+        path=body.path,
+        sha256=body.sha256,
+        bytes=body.bytes,
+        width=body.width,
+        height=body.height,
+        format=body.format,
+        attempts=body.attempts,
+        worker=body.worker,
+        finished_at=moment.replace("+00:00", "Z"),
+        detail=body.detail,
+    )
