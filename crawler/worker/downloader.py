@@ -1,0 +1,36 @@
+"""A child process of a worker: a pool of threads that fetch. It knows HTTP and nothing of the queue."""
+
+from __future__ import annotations
+
+import resource
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from crawler.processes import child_main
+from crawler.worker.messages import Events, decode_feed, decode_setup, encode
+from crawler.worker.threads import FetchThreads
+
+
+def serve(connection: Connection, setup: bytes) -> None:
+    """Fetch what the worker feeds, until the pipe ends."""
+    told = decode_setup(setup)
+    _raise_file_limit()
+
+    def report(events: Events) -> None:
+        connection.send_bytes(encode(events))
+
+    pool = FetchThreads(told.settings, Path(told.spool), told.threads, report)
+    pool.start()
+    while True:
+        pool.feed(decode_feed(connection.recv_bytes()).leases)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many connections as the system lets this process have; not done in a user's own process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    child_main(serve)

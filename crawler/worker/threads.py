@@ -1,0 +1,104 @@
+"""A pool of threads that fetch: inside a downloader's process, or inside the user's own."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from crawler.errors import FetchError
+from crawler.model import Download, Failure, Lease, Settings
+from crawler.reasons import Reason
+from crawler.worker.fetch import Fetcher
+from crawler.worker.messages import Events
+
+log = logging.getLogger(__name__)
+
+#: Events gathered into one message at most.
+GATHER = 256
+
+
+class FetchThreads:
+    """
+    Fetch leases on threads.
+
+    Args:
+        settings: What the run was told.
+        spool: Folder for bodies.
+        threads: Number of threads.
+        report: Called with what happened, from one thread, in order.
+    """
+
+    def __init__(self, settings: Settings, spool: Path, threads: int, report: Callable[[Events], None]) -> None:
+        self._fetcher = Fetcher(settings, spool, threads)
+        self._report = report
+        self._todo: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+        self._happened: queue.SimpleQueue[int | Download | Failure | None] = queue.SimpleQueue()
+        self._fetching = [threading.Thread(target=self._fetch_all, daemon=True) for _ in range(threads)]
+        self._reporting = threading.Thread(target=self._report_all, name="report", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in [*self._fetching, self._reporting]:
+            thread.start()
+
+    def feed(self, leases: list[Lease]) -> None:
+        """Take leases; never blocks."""
+        for lease in leases:
+            self._todo.put(lease)
+
+    def close(self, wait: float) -> None:
+        """Cut what is in progress, and end within *wait* seconds or leave the threads to the process's end."""
+        for _ in self._fetching:
+            self._todo.put(None)
+        self._fetcher.cancel()
+        for thread in self._fetching:
+            thread.join(wait)
+        self._happened.put(None)
+        self._reporting.join(wait)
+        self._fetcher.close()
+
+    def _fetch_all(self) -> None:
+        while (lease := self._todo.get()) is not None:
+            self._happened.put(lease.token)
+            self._happened.put(self._fetch(lease))
+
+    def _fetch(self, lease: Lease) -> Download | Failure:
+        try:
+            return self._fetcher.fetch(lease)
+        except FetchError as error:
+            return failure(lease, error)
+        except Exception as error:  # nothing that a server does may end a thread
+            log.exception("unforeseen while fetching task %d", lease.task.id)
+            return failure(lease, FetchError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
+
+    def _report_all(self) -> None:
+        ended = False
+        while not ended:
+            gathered = [self._happened.get()]
+            while len(gathered) < GATHER and not self._happened.empty():
+                gathered.append(self._happened.get())
+            ended = None in gathered
+            self._report(
+                Events(
+                    started=[item for item in gathered if isinstance(item, int)],
+                    downloads=[item for item in gathered if isinstance(item, Download)],
+                    failures=[item for item in gathered if isinstance(item, Failure)],
+                )
+            )
+
+
+def failure(lease: Lease, error: FetchError) -> Failure:
+    """Return *error* as what the queue is told about *lease*."""
+    return Failure(
+        token=lease.token,
+        task_id=lease.task.id,
+        reason=error.reason,
+        detail=error.detail[:500],
+        http_status=error.http_status,
+        retry_after=error.retry_after,
+        moved_to=error.moved_to,
+        hops=error.hops,
+    )
