@@ -1,0 +1,86 @@
+"""
+What a consumer and its verifiers say to each other over their pipe.
+
+A verifier says `Ready` once. For each `Order`, which is followed by an open descriptor, it answers `Accepted` or
+`Refused`, in the order in which the orders came.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from crawler.model import Image, Limits
+from crawler.reasons import Reason
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """Base of the messages: fields go by position, after the name where there is a choice."""
+
+
+class Order(_Message, frozen=True, kw_only=True):
+    """Verify the image in the descriptor that follows."""
+
+    #: Chosen by the consumer, comes back with the verdict.
+    number: int
+
+
+class Ready(_Message, frozen=True, kw_only=True, tag="ready"):
+    """The decoders are loaded and the verifier is confined; jobs may come."""
+
+    #: Parts of the sandbox that this system does not offer, in words for people.
+    missing: list[str] = []
+
+
+class Accepted(_Message, frozen=True, kw_only=True, tag="accepted"):
+    """The image decodes completely."""
+
+    number: int
+    image: Image
+    #: Whether the verifier has done its share, or has grown: it wants to be replaced.
+    is_worn: bool = False
+
+
+class Refused(_Message, frozen=True, kw_only=True, tag="refused"):
+    """The bytes are no image that can be stored."""
+
+    number: int
+    reason: Reason
+    detail: str
+    #: As in `Accepted`.
+    is_worn: bool = False
+
+
+Verdict = Accepted | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_order_decoder = msgspec.msgpack.Decoder(Order)
+_limits_decoder = msgspec.msgpack.Decoder(Limits)
+_answer_decoder: msgspec.msgpack.Decoder[Ready | Verdict] = msgspec.msgpack.Decoder(Ready | Accepted | Refused)
+
+
+def encode(message: Order | Ready | Verdict | Limits) -> bytes:
+    """Return *message* as bytes for the pipe."""
+    return _encoder.encode(message)
+
+
+def decode_limits(data: bytes) -> Limits:
+    """Return the limits that a verifier gets as its setup."""
+    return _limits_decoder.decode(data)
+
+
+def decode_order(data: bytes) -> Order:
+    """Return the order in *data*."""
+    return _order_decoder.decode(data)
+
+
+def decode_answer(data: bytes) -> Ready | Verdict:
+    """
+    Return what a verifier said.
+
+    Raises:
+        ValueError: It is not what was agreed: the verifier cannot be trusted any more.
+    """
+    try:
+        return _answer_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a verdict: {error}") from error
