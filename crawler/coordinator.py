@@ -1,0 +1,203 @@
+"""The coordinator's side of one run: ledger, queues, server, and the consumer for those who cannot write the store."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from crawler import __version__
+from crawler.broker import ResultQueue, TaskQueue, keys
+from crawler.broker.completions import CompletionLog
+from crawler.broker.ledger import Ledger
+from crawler.broker.local import LocalTaskQueue, Terms
+from crawler.broker.manager import QueueServer, Service
+from crawler.broker.results import LocalResultQueue
+from crawler.broker.sessions import LOCAL
+from crawler.broker.state import OWN
+from crawler.broker.wire import format_address
+from crawler.consumer import Consumer
+from crawler.consumer.store import DirectoryStore
+from crawler.errors import CrawlerError, OutUnusable, UsageError
+from crawler.model import Download, Settings, Welcome
+from crawler.out import Out
+from crawler.worker.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a lease lives.
+LEASE_LIFE = 60.0
+#: Seconds for connections, verifiers and threads to end.
+END_WAIT = 5.0
+
+
+class Opening(NamedTuple):
+    """How a run is opened."""
+
+    #: Root of the store, None for OUT/images.
+    store: Path | None
+    settings: Settings
+    #: Whether to go on waiting for lists when all are read.
+    keep_open: bool = False
+    #: Seconds to wait for room on a full disk.
+    pause_limit: float = 600.0
+
+
+class Serving(NamedTuple):
+    """Where the queues are served."""
+
+    address: tuple[str, int] = ("127.0.0.1", 0)
+    #: Folder of the key; None makes a fresh one, for loopback.
+    key: Path | None = None
+
+
+class Coordinator:
+    """
+    The queues of one OUT.
+
+    Args:
+        out: The folder; this process has taken it.
+        opening: Store, settings, and how long to wait.
+        fail: Called, from any thread, with what makes going on impossible.
+
+    Raises:
+        UsageError: OUT was made with another store.
+        OutUnusable: OUT or the store cannot be used.
+    """
+
+    def __init__(self, out: Out, opening: Opening, fail: Callable[[CrawlerError], None]) -> None:
+        self._out = out
+        self._opening = opening
+        self._fail = fail
+        self.images = (opening.store or out.images).absolute()
+        self.ledger = Ledger(out.ledger, opening.pause_limit, fail)
+        try:
+            self.store = self._open_store()
+            self.queue = LocalTaskQueue(self.ledger, self._terms())
+            self._completions = CompletionLog(out.completions, self.ledger.view)
+            # A session of another machine may be alive without a lease: its spool stays until the end.
+            self._sweep(lambda session: session.startswith((OWN, LOCAL)))
+        except BaseException:
+            self.ledger.close()
+            raise
+        self._completions.start()
+        self._server: QueueServer | None = None
+        self._consumer: Consumer | None = None
+        self._consuming = threading.Lock()
+        self._results = LocalResultQueue(self.queue, lambda: self.store.spool(OWN), self._consume)
+        self._outbox = Outbox(self.queue, OWN, self._dealt_with, fail)
+
+    def _open_store(self) -> DirectoryStore:
+        known = self.ledger.view.meta("store")
+        if known is not None and known != str(self.images):
+            raise UsageError(
+                f"{self._out.path} stores its images in {known}, not in {self.images}: name the same --store, "
+                "or choose another OUT with -o"
+            )
+        try:
+            store = DirectoryStore(self.images)
+            store.create()
+        except OSError as error:
+            raise OutUnusable(f"the store {self.images} cannot be made: {error.strerror}") from error
+        if not os.access(self.images, os.W_OK | os.X_OK):
+            raise OutUnusable(f"the store {self.images} cannot be written")
+        self.ledger.change(lambda changes: changes.set_meta("store", str(self.images)))
+        return store
+
+    def _terms(self) -> Terms:
+        base = Welcome(
+            session="",
+            version=__version__,
+            lease_life=LEASE_LIFE,
+            store=str(self.images),
+            nonce="",
+            settings=self._opening.settings,
+        )
+        prefix = "images/" if self.images == self._out.images else ""
+        opening = self._opening
+        return Terms(base, self.store.proof, prefix, opening.keep_open, opening.pause_limit, self._fail)
+
+    # ------------------------------------------------------------ serving
+
+    def serve(self, serving: Serving) -> str:
+        """
+        Serve the queues, and leave address and key in OUT/run for commands on this machine.
+
+        Returns:
+            HOST:PORT.
+
+        Raises:
+            UsageError: The address cannot be listened at, or is beyond loopback and there is no key.
+            KeyRefused: The key lies open to others.
+        """
+        key = keys.load(serving.key) if serving.key else keys.fresh(self._out.run)
+        if serving.key:
+            keys.copy(key, self._out.run)
+        services = (
+            Service("task_queue", TaskQueue, self.queue),
+            Service("result_queue", ResultQueue, self._results),
+        )
+        try:
+            self._server = QueueServer(services, serving.address, key, self.queue)
+        except OSError as error:
+            where = format_address(serving.address)
+            raise UsageError(f"--listen {where}: {error.strerror or error}") from error
+        self._server.start()
+        address = format_address(self._server.address)
+        self._out.address.write_text(f"{address}\n")
+        return address
+
+    # ------------------------------------------------------------ the consumer for the result queue
+
+    def _consume(self, download: Download) -> None:
+        with self._consuming:
+            if self._consumer is None:
+                self._consumer = self._start_consumer()
+        self._consumer.take(download)
+
+    def _start_consumer(self) -> Consumer:
+        limits = self._opening.settings.limits
+        consumer = Consumer(self.store, limits, os.cpu_count() or 1, self._outbox.put)
+        consumer.on_failed = self._fail
+        try:
+            consumer.start()
+        except CrawlerError as error:
+            self._fail(error)
+            raise
+        self._outbox.start()
+        return consumer
+
+    def _dealt_with(self, tokens: list[int]) -> None:
+        for token in tokens:
+            self._results.done(token)
+
+    # ------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """End everything; what was acknowledged is on disk."""
+        self.ledger.hurry()
+        with ExitStack() as stack:  # in reverse; whatever one step meets, the others follow
+            stack.callback(self.ledger.close)
+            stack.callback(self._completions.close)
+            stack.callback(self._sweep_left)
+            stack.callback(self.queue.close)
+            if self._consumer is not None:
+                stack.callback(self._outbox.close)
+                stack.callback(self._outbox.flush, END_WAIT)
+                stack.callback(self._consumer.close, END_WAIT)
+            if self._server is not None:
+                stack.callback(self._server.close, END_WAIT)
+
+    def _sweep_left(self) -> None:
+        alive = self.queue.alive() - {OWN}
+        self._sweep(lambda session: session not in alive)
+
+    def _sweep(self, over: Callable[[str], bool]) -> None:
+        """Remove the spools of sessions that are *over*."""
+        for session in filter(over, self.store.spools()):
+            self.store.sweep(session)
+        self.store.tidy()

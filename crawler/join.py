@@ -1,0 +1,221 @@
+"""Put a worker together: connect, learn what the run was told, choose where downloads go, work to the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+
+from crawler import __version__
+from crawler.broker import ResultQueue, TaskQueue
+from crawler.broker.keys import load
+from crawler.broker.manager import QueueClient, Service
+from crawler.broker.wire import parse_address
+from crawler.consumer import Consumer
+from crawler.consumer.store import DirectoryStore
+from crawler.errors import CrawlerError, UsageError
+from crawler.model import PROTOCOL, Hello, QueueStatus, Role, Welcome
+from crawler.processes import child_main
+from crawler.worker import Ends, Plan, Sink, Worker
+from crawler.worker.crew import DownloaderCrew
+from crawler.worker.messages import Setup
+from crawler.worker.upload import Upload
+
+log = logging.getLogger(__name__)
+
+#: The objects that a coordinator serves.
+SERVICES = (Service("task_queue", TaskQueue, None), Service("result_queue", ResultQueue, None))
+
+
+class Joining(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is started with."""
+
+    #: HOST:PORT of the coordinator.
+    address: str
+    #: Folder of the key.
+    key: str
+    #: Where this machine sees the store; "none" sends downloads to the coordinator, None tries the coordinator's path.
+    store: str | None = None
+    processes: int
+    #: In each process.
+    threads: int
+    #: Verifiers, where this machine can write the store.
+    verifiers: int
+    #: Seconds to end what is in hand when stopped.
+    grace: float = 25.0
+    #: Seconds to wait for a coordinator that is away.
+    patience: float = 120.0
+    #: Whether it is a child of the coordinator.
+    local: bool = False
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """What a local worker tells its coordinator when it has ended."""
+
+    #: As of the command line; 0 is well.
+    exit_status: int
+    message: str = ""
+
+
+def greet(role: Role, session: str = "", holds: list[int] | None = None, local: bool = False) -> Hello:
+    """Return the hello of this program on this machine."""
+    return Hello(
+        protocol=PROTOCOL,
+        version=__version__,
+        machine=socket.gethostname(),
+        role=role,
+        session=session,
+        holds=holds or [],
+        local=local,
+    )
+
+
+def connect(address: str, key: str, patience: float) -> QueueClient:
+    """
+    Return a client of the coordinator at *address*; nothing is sent yet.
+
+    Raises:
+        UsageError: The address or the key's folder is none.
+        KeyRefused: The key lies open to others.
+    """
+    return QueueClient(parse_address(address), load(Path(key)), SERVICES, patience)
+
+
+def work(joining: Joining, began: Callable[[Worker], None]) -> QueueStatus:
+    """
+    Join a coordinator and work to the end.
+
+    Args:
+        joining: Where and how.
+        began: Called with the worker when it can be told to stop.
+
+    Returns:
+        What the queue said last.
+
+    Raises:
+        CrawlerError: It cannot go on; the error says why.
+    """
+    client = connect(joining.address, joining.key, joining.patience)
+    try:
+        return _work(client, joining, began)
+    finally:
+        client.close()
+
+
+def _work(client: QueueClient, joining: Joining, began: Callable[[Worker], None]) -> QueueStatus:
+    queue: TaskQueue = client.proxy("task_queue")
+    welcome = queue.hello(greet(Role.WORKER, local=joining.local))
+    client.session = welcome.session
+    store = _store(joining, queue, welcome)
+    with _spool(store, welcome.session) as spool:
+        worker = _assemble(client, joining, welcome, store, spool)
+        client.renew = lambda: _renew(client, queue, worker, joining)
+        began(worker)
+        return worker.run()
+
+
+def _assemble(
+    client: QueueClient, joining: Joining, welcome: Welcome, store: DirectoryStore | None, spool: Path
+) -> Worker:
+    setup = Setup(settings=welcome.settings, spool=str(spool), threads=joining.threads)
+
+    def make_sink(ends: Ends) -> Sink:
+        if store is None:
+            results: ResultQueue = client.proxy("result_queue")
+            return Upload(results, welcome.session, ends.forget, ends.ended, ends.fail)
+        consumer = Consumer(store, welcome.settings.limits, joining.verifiers, ends.ended)
+        consumer.on_failed = ends.fail
+        return consumer
+
+    plan = Plan(joining.processes * joining.threads, welcome.lease_life, joining.grace)
+    crew = DownloaderCrew(setup, joining.processes)
+    return Worker(client.proxy("task_queue"), welcome.session, crew, plan, make_sink)
+
+
+def _renew(client: QueueClient, queue: TaskQueue, worker: Worker, joining: Joining) -> None:
+    """Say hello again to a coordinator that was started anew, or that took us for dead."""
+    holds = worker.holds()
+    welcome = queue.hello(greet(Role.WORKER, client.session, holds, joining.local))
+    worker.forget(list(set(holds) - set(welcome.holds)))
+    log.info("with the coordinator again, %d of %d leases still held", len(welcome.holds), len(holds))
+
+
+def _store(joining: Joining, queue: TaskQueue, welcome: Welcome) -> DirectoryStore | None:
+    """Return the store where this machine can write it, shown by a nonce that the coordinator reads back."""
+    if joining.store == "none":
+        return None
+    path = Path(joining.store or welcome.store)
+    if not path.is_dir():
+        if joining.store:
+            raise UsageError(f"--store {path}: there is no such folder")
+        log.info("%s is not here: downloads go to the coordinator", path)
+        return None
+    store = DirectoryStore(path)
+    try:
+        store.prove(welcome.session, welcome.nonce)
+        if queue.prove(welcome.session):
+            return store
+        why = "it is not the coordinator's store"
+    except OSError as error:
+        why = f"it cannot be written: {error.strerror}"
+    store.sweep(welcome.session)
+    if joining.store:
+        raise UsageError(f"--store {path}: {why}")
+    log.info("%s: %s; downloads go to the coordinator", path, why)
+    return None
+
+
+@contextmanager
+def _spool(store: DirectoryStore | None, session: str) -> Iterator[Path]:
+    if store is not None:
+        try:
+            yield store.spool(session)
+        finally:
+            store.sweep(session)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="crawler-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ a worker as a child of its coordinator
+
+
+def serve(connection: Connection, setup: bytes) -> None:
+    """Work as the setup says; tell the parent how it ended; end with the pipe."""
+    logging.basicConfig(format="%(message)s", level=os.environ.get("CRAWLER_LOG", "WARNING"))
+    joining = msgspec.msgpack.decode(setup, type=Joining)
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    ended = Ended(exit_status=0)
+    try:
+        work(joining, lambda worker: None)
+    except CrawlerError as error:
+        ended = Ended(exit_status=error.exit_status, message=str(error))
+    except Exception as error:  # a defect: another worker would meet it too
+        log.exception("unforeseen in a local worker")
+        ended = Ended(exit_status=1, message=f"{type(error).__name__}: {error}")
+    connection.send_bytes(msgspec.msgpack.encode(ended))
+    threading.Event().wait()
+
+
+def _end_with(connection: Connection) -> None:
+    try:
+        while True:
+            connection.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    child_main(serve)

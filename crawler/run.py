@@ -1,0 +1,388 @@
+"""One run from its lists to its summary, with local workers as children or with threads of this process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from crawler.consumer import Consumer
+from crawler.coordinator import Coordinator, Opening, Serving
+from crawler.errors import CrawlerError, Stopped, UsageError
+from crawler.join import Ended, Joining, connect, greet
+from crawler.model import Politeness, QueueStatus, Role, Settings, Stats
+from crawler.out import Out
+from crawler.processes import Crew
+from crawler.producer import Reading, Source, from_path, from_urls
+from crawler.progress import Watch
+from crawler.summary import Summary
+from crawler.worker import Ends, Plan, Sink, Worker
+from crawler.worker.inline import InlineDownloaders
+from crawler.worker.outbox import unforeseen
+
+__all__ = ["Hands", "Run", "Stop", "Summary", "Watch", "add", "cores", "crawl", "seed"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at how the run stands.
+TICK = 0.2
+#: Seconds that the coordinator stays for its workers to hear that all is done, and to leave.
+LINGER = 5.0
+#: Seconds for children to end.
+END_WAIT = 5.0
+#: Threads in each downloader.
+THREADS = 32
+
+
+class Hands(NamedTuple):
+    """Who fetches on this machine."""
+
+    #: Local workers; 0 leaves the work to others.
+    workers: int = 1
+    #: Downloaders of each worker, 0 for one per core shared among the workers.
+    processes: int = 0
+    #: Threads of each downloader.
+    threads: int = THREADS
+
+
+class Run(NamedTuple):
+    """What `seed` is asked to do."""
+
+    sources: Sequence[Source]
+    out: Out
+    opening: Opening
+    serving: Serving = Serving()
+    hands: Hands = Hands()
+    #: Seconds to end what is in hand when stopped.
+    grace: float = 25.0
+
+
+class Stop:
+    """A request to end: first gently, then at once."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.now = threading.Event()
+
+    def ask(self) -> None:
+        """Ask; a second time means at once."""
+        (self.now if self.asked.is_set() else self.asked).set()
+
+
+def cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seed(run: Run, stop: Stop, watch: Watch) -> Summary:
+    """
+    Read lists, serve the queues, and run until every task has its record.
+
+    Args:
+        run: What to do.
+        stop: Asked to end early.
+        watch: Told how it stands.
+
+    Returns:
+        What it came to.
+
+    Raises:
+        Stopped: Ended early; the same call goes on.
+        CrawlerError: It cannot begin or go on; the error says why. Nothing acknowledged is lost.
+    """
+    began = time.monotonic()
+    with run.out.hold():
+        conductor = _Conductor(run, stop, watch)
+        try:
+            conductor.begin()
+            conductor.conduct()
+        finally:
+            conductor.close()
+        return conductor.summary(time.monotonic() - began)
+
+
+class _Conductor:
+    """One run under way."""
+
+    def __init__(self, run: Run, stop: Stop, watch: Watch) -> None:
+        self._run = run
+        self._stop = stop
+        self._watch = watch
+        self._error: CrawlerError | None = None
+        self._crew: Crew | None = None
+        self._producer: threading.Thread | None = None
+        self._stats: Stats | None = None
+        self._coordinator = Coordinator(run.out, run.opening, self._fail)
+        self._queue = self._coordinator.queue
+
+    def _fail(self, error: CrawlerError) -> None:
+        self._error = self._error or error
+
+    # ------------------------------------------------------------ begin
+
+    def begin(self) -> None:
+        """Open the lists, then serve, then start what fetches: nobody may find the queue finished before its lists."""
+        readings = self._open_lists()
+        self._watch.serving(self._coordinator.serve(self._run.serving))
+        self._producer = threading.Thread(target=self._produce, args=(readings,), name="producer", daemon=True)
+        self._producer.start()
+        self._start_workers()
+
+    def _open_lists(self) -> list[Reading]:
+        _check_lists(self._coordinator, self._run.sources)
+        session = self._queue.hello(greet(Role.PRODUCER, local=True)).session
+        self._queue.attached(session)
+        readings = []
+        for source in self._run.sources:
+            reading = Reading(self._queue, session, source, self._is_over)
+            reading.prepare(self._queue.open_list(session, source.name, False))
+            readings.append(reading)
+        return readings
+
+    def _produce(self, readings: list[Reading]) -> None:
+        try:
+            for reading in readings:
+                if not reading.run():
+                    return
+        except Exception as error:  # without this thread the run would wait for ever
+            self._fail(error if isinstance(error, CrawlerError) else unforeseen(error))
+
+    def _start_workers(self) -> None:
+        hands = self._run.hands
+        if not hands.workers:
+            return
+        each = max(1, cores() // hands.workers)
+        joining = Joining(
+            address=self._run.out.address.read_text().strip(),
+            key=str(self._run.out.run),
+            processes=hands.processes or each,
+            threads=hands.threads,
+            verifiers=each,
+            grace=self._run.grace,
+            local=True,
+        )
+        setup = msgspec.msgpack.encode(joining)
+        self._crew = Crew("crawler.join", setup, hands.workers, self._on_message, self._on_death)
+        self._crew.start()
+
+    def _on_message(self, child: int, message: bytes) -> None:
+        if message:
+            ended = msgspec.msgpack.decode(message, type=Ended)
+            if ended.exit_status:
+                error = CrawlerError(f"a local worker ended: {ended.message}")
+                error.exit_status = ended.exit_status
+                self._fail(error)
+
+    def _on_death(self, child: int) -> None:
+        log.warning("a local worker died; another one takes its place")
+        if self._crew is not None and self._crew.hopeless:
+            self._fail(CrawlerError(f"local workers cannot be started: {self._crew.why}"))
+
+    # ------------------------------------------------------------ conduct
+
+    def _is_over(self) -> bool:
+        return self._stop.asked.is_set() or self._error is not None
+
+    def conduct(self) -> None:
+        """Wait for the end, whichever comes first: all done, an error, or a request to stop."""
+        while not self._queue.wait(lambda status, leased, workers: status is QueueStatus.FINISHED, TICK):
+            self._tell()
+            if self._error is not None:
+                raise self._error
+            if self._stop.asked.is_set():
+                self._drain()
+                self._wait_for_leaving()
+                raise Stopped(self._how_far())
+        self._tell()
+        self._wait_for_leaving()
+
+    def _wait_for_leaving(self) -> None:
+        wait = 0.0 if self._stop.now.is_set() else LINGER
+        self._queue.wait(lambda status, leased, workers: workers == 0, wait)
+
+    def _how_far(self) -> str:
+        stats = self._queue.stats()
+        done = f"{stats.stored + stats.failed:,} of {stats.total:,}{'' if stats.lists_read else ' or more'} done"
+        return f"stopped before the end, {done}; the same command goes on ({self._run.out.path})"
+
+    def _tell(self) -> None:
+        self._stats = self._queue.stats()
+        self._watch.stats(self._stats)
+
+    def _drain(self) -> None:
+        """Let workers end or give back what they hold, and leave, within the grace."""
+        self._queue.drain(self._run.grace)
+        give_up = time.monotonic() + self._run.grace
+        while time.monotonic() < give_up and not self._stop.now.is_set() and self._error is None:
+            if self._queue.wait(lambda status, leased, workers: leased == 0, TICK):
+                return
+            self._tell()
+
+    def close(self) -> None:
+        """End children, server and queues."""
+        wait = 0.0 if self._stop.now.is_set() else END_WAIT
+        if self._crew is not None:
+            self._crew.close(wait)
+        self._error = self._error or Stopped("closing")
+        if self._producer is not None:
+            self._producer.join(END_WAIT)
+        self._coordinator.close()
+
+    def summary(self, seconds: float) -> Summary:
+        """Sum up, after the end."""
+        summary = Summary(self._run.out.path, self._coordinator.images, seconds)
+        summary.incomplete = self._stats.incomplete_lists if self._stats else []
+        return summary
+
+
+def _check_lists(coordinator: Coordinator, sources: Sequence[Source]) -> None:
+    """Refuse other lists than those with which OUT was begun."""
+    names = [source.name for source in sources]
+    known = coordinator.ledger.view.meta("lists")
+    if known is not None and json.loads(known) != names:
+        begun = ", ".join(json.loads(known))
+        raise UsageError(
+            f"OUT was begun with {begun}, not with {', '.join(names)}: choose another OUT with -o; to add a list to "
+            "a crawl that is running, use --to"
+        )
+    coordinator.ledger.change(lambda changes: changes.set_meta("lists", json.dumps(names)))
+
+
+# ------------------------------------------------------------------ adding lists to a queue that is served
+
+
+def add(sources: Sequence[Source], address: str, key: Path, stop: Stop) -> int:
+    """
+    Add lists to a queue that is being served, and leave.
+
+    Args:
+        sources: The lists.
+        address: HOST:PORT of the coordinator.
+        key: Folder of the key.
+        stop: Asked to end early.
+
+    Returns:
+        Number of lists that were read to their end.
+
+    Raises:
+        CrawlerError: The queue cannot be reached, or a list cannot be read.
+    """
+    client = connect(address, str(key), 120.0)
+    try:
+        queue = client.proxy("task_queue")
+        client.session = queue.hello(greet(Role.PRODUCER)).session
+        client.renew = lambda: queue.hello(greet(Role.PRODUCER, client.session))
+        done = sum(_add(queue, client.session, source, stop) for source in sources)
+        queue.leave(client.session)
+        return done
+    finally:
+        client.close()
+
+
+def _add(queue: Any, session: str, source: Source, stop: Stop) -> bool:
+    reading = Reading(queue, session, source, stop.asked.is_set)
+    try:
+        if source.name == "-":  # cannot be read twice to see whether it is the same
+            raise UsageError("standard input is a new list each time")
+        reading.prepare(queue.open_list(session, source.name, False))
+    except UsageError:
+        reading.prepare(queue.open_list(session, source.name, True))
+    return reading.run()
+
+
+# ------------------------------------------------------------------ the Python API
+
+
+def crawl(
+    urls: Iterable[str] | str | Path,
+    out: str | Path,
+    *,
+    inline: bool = False,
+    store: str | Path | None = None,
+    threads: int = THREADS,
+    settings: Settings | None = None,
+    watch: Watch | None = None,
+) -> Summary:
+    """
+    Crawl a list and return what it came to.
+
+    Args:
+        urls: URLs, or the path of a list.
+        out: Folder of the crawl. One that exists is gone on with; the same URLs must come first again.
+        inline: Fetch on threads of this process, so that HTTP can be mocked; robots.txt is ignored unless *settings*
+            say otherwise. Verifiers are child processes all the same.
+        store: Where images go, OUT/images by default.
+        threads: Fetches at a time, of each process.
+        settings: Limits, politeness, retries and access; see `crawler.model.Settings`.
+        watch: Told how it stands.
+
+    Returns:
+        The summary, with an iterator over the records.
+
+    Raises:
+        CrawlerError: It cannot begin or go on; the error says why.
+    """
+    source = from_path(str(urls)) if isinstance(urls, str | Path) else from_urls(urls)
+    opening = Opening(None if store is None else Path(store), settings or _defaults(inline))
+    run = Run([source], Out(Path(out)), opening, hands=Hands(workers=0 if inline else 1, threads=threads))
+    if not inline:
+        return seed(run, Stop(), watch or Watch())
+    began = time.monotonic()
+    with run.out.hold():
+        conductor = _Inline(run, Stop(), watch or Watch())
+        try:
+            conductor.begin()
+            conductor.conduct()
+        finally:
+            conductor.close()
+        return conductor.summary(time.monotonic() - began)
+
+
+def _defaults(inline: bool) -> Settings:
+    return Settings(politeness=Politeness(robots=not inline))
+
+
+class _Inline(_Conductor):
+    """A run without a server, fetching on threads of this process."""
+
+    _working: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Open the lists and start a worker on a thread."""
+        readings = self._open_lists()
+        self._producer = threading.Thread(target=self._produce, args=(readings,), name="producer", daemon=True)
+        self._producer.start()
+        session = self._queue.hello(greet(Role.WORKER, local=True)).session
+        self._queue.attached(session)
+        store, opening, threads = self._coordinator.store, self._run.opening, self._run.hands.threads
+
+        def make_sink(ends: Ends) -> Sink:
+            consumer = Consumer(store, opening.settings.limits, cores(), ends.ended)
+            consumer.on_failed = ends.fail
+            return consumer
+
+        downloaders = InlineDownloaders(opening.settings, store.spool(session), threads)
+        plan = Plan(threads, 60.0, self._run.grace)
+        self._worker = Worker(self._queue, session, downloaders, plan, make_sink)
+        self._working = threading.Thread(target=self._work, name="worker", daemon=True)
+        self._working.start()
+
+    def _work(self) -> None:
+        try:
+            self._worker.run()
+        except Exception as error:  # without this thread the run would wait for ever
+            self._fail(error if isinstance(error, CrawlerError) else unforeseen(error))
+
+    def close(self) -> None:
+        """End the worker, then the queues."""
+        if self._working is not None:
+            self._worker.stop()
+            self._working.join(END_WAIT)
+        super().close()
