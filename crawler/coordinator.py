@@ -23,8 +23,9 @@ from crawler.broker.wire import format_address
 from crawler.consumer import Consumer
 from crawler.consumer.store import DirectoryStore
 from crawler.errors import CrawlerError, OutUnusable, UsageError
-from crawler.model import Download, Settings, Welcome
+from crawler.model import Download, Welcome
 from crawler.out import Out
+from crawler.settings import Settings
 from crawler.worker.outbox import Outbox
 
 log = logging.getLogger(__name__)

@@ -14,11 +14,10 @@ from typing import Annotated
 import msgspec
 
 from crawler.reasons import Reason
+from crawler.settings import Settings
 
 #: Version of the verbs and messages; both sides of a connection must have the same.
 PROTOCOL = 1
-#: Formats of images that can be accepted, by Pillow's names.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
 #: Bits of a token that count leases within one epoch.
 COUNTER_BITS = 40
 
@@ -60,82 +59,6 @@ class Role(enum.StrEnum):
     WORKER = "worker"
     PRODUCER = "producer"
     OBSERVER = "observer"
-
-
-# ------------------------------------------------------------------ settings
-
-
-class Limits(_Frozen, frozen=True, kw_only=True):
-    """Limits of one fetch and one image."""
-
-    #: Seconds for a whole fetch: resolution, connecting, TLS, headers, body, redirects.
-    timeout: float = 30.0
-    #: Seconds for connecting to one address.
-    connect_timeout: float = 10.0
-    #: Seconds for which a host that is connected may send nothing.
-    stall: float = 10.0
-    #: Bytes per second that a body must bring, over any `stall` seconds. 0 is no such limit.
-    min_speed: int = 1000
-    #: Largest body.
-    max_bytes: int = 50_000_000
-    #: Largest width × height of an image.
-    max_pixels: int = 64_000_000
-    #: Formats that are accepted, of `FORMATS`.
-    formats: tuple[str, ...] = FORMATS
-    #: Redirects followed before giving up.
-    max_redirects: int = 5
-
-
-class Politeness(_Frozen, frozen=True, kw_only=True):
-    """What one host may be asked, by the whole fleet."""
-
-    #: Fetches at a time.
-    per_host: int = 8
-    #: Seconds from one start to the next. 0 is no pause.
-    delay: float = 0.0
-    #: Whether robots.txt is fetched and obeyed.
-    robots: bool = True
-
-
-class RetryPolicy(_Frozen, frozen=True, kw_only=True):
-    """When a task that failed for a transient reason is tried again."""
-
-    #: Fetches that may end before the failure is recorded.
-    attempts: int = 3
-    #: Upper bound of the first random pause in seconds; it doubles with each attempt.
-    base: float = 2.0
-    #: Largest pause, a host's Retry-After included.
-    cap: float = 3600.0
-    #: Deaths of the one child that worked on the task before it is recorded as poisoned.
-    losses: int = 3
-
-
-class Access(_Frozen, frozen=True, kw_only=True):
-    """How hosts are approached."""
-
-    #: Networks allowed beside the public ones, as CIDR.
-    allow_net: tuple[str, ...] = ()
-    #: Ports of public addresses that are connected to, (first, last); addresses of `allow_net` are open on all ports.
-    ports: tuple[tuple[int, int], ...] = tuple((port, port) for port in (80, 81, 443, 8000, 8080, 8081, 8443, 8888))
-    #: http://[NAME:PASSWORD@]HOST:PORT of a proxy that resolves names and connects in our place, None for none.
-    proxy: str | None = None
-    #: Value of the User-Agent header; the contact is part of it.
-    user_agent: str = "crawler"
-    #: Further request headers, (name, value).
-    headers: tuple[tuple[str, str], ...] = ()
-    #: Whether certificates are verified.
-    tls_verify: bool = True
-    #: PEM text of the certificate authorities to trust in place of the system's, None for those.
-    ca_bundle: str | None = None
-
-
-class Settings(_Frozen, frozen=True, kw_only=True):
-    """All that a run is told, once, by `seed`; workers get it in the hello."""
-
-    limits: Limits = Limits()
-    politeness: Politeness = Politeness()
-    retry: RetryPolicy = RetryPolicy()
-    access: Access = Access()
 
 
 # ------------------------------------------------------------------ hello

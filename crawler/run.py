@@ -17,11 +17,12 @@ from crawler.consumer import Consumer
 from crawler.coordinator import Coordinator, Opening, Serving
 from crawler.errors import CrawlerError, Stopped, UsageError
 from crawler.join import Ended, Joining, connect, greet
-from crawler.model import Politeness, QueueStatus, Role, Settings, Stats
+from crawler.model import QueueStatus, Role, Stats
 from crawler.out import Out
 from crawler.processes import Crew
 from crawler.producer import Reading, Source, from_path, from_urls
 from crawler.progress import Watch
+from crawler.settings import Politeness, Settings
 from crawler.summary import Summary
 from crawler.worker import Ends, Plan, Sink, Worker
 from crawler.worker.inline import InlineDownloaders

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from crawler.errors import FetchError
-from crawler.model import Access, Lease, Limits, Politeness, Settings, Task
+from crawler.model import Lease, Task
 from crawler.reasons import Reason
+from crawler.settings import Access, Limits, Politeness, Settings
 from crawler.worker.fetch import Fetcher
 from tests.raw import Talk, ok
 

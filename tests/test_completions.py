@@ -15,8 +15,8 @@ from crawler.broker.completions import CompletionLog
 from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.errors import StorageFailed
-from crawler.model import RetryPolicy, Settings
 from crawler.reasons import Reason
+from crawler.settings import RetryPolicy, Settings
 from tests.conftest import wait_until
 from tests.test_task_queue import Bench, failed, lease, stored, terms
 

@@ -21,8 +21,9 @@ import crawler.consumer
 from crawler.consumer import Consumer
 from crawler.consumer.store import DirectoryStore
 from crawler.errors import CrawlerError, StorageFailed
-from crawler.model import Completion, Download, Failure, Limits, Outcome, Response, Task
+from crawler.model import Completion, Download, Failure, Outcome, Response, Task
 from crawler.reasons import Reason
+from crawler.settings import Limits
 from tests.conftest import ROOT, wait_until
 
 SESSION = "0123456789abcdef0123456789abcdef"

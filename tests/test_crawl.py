@@ -16,10 +16,11 @@ from PIL import Image
 
 import crawler
 from crawler import ListUnreadable, OutUnusable, Summary, UsageError, crawl
-from crawler.model import Outcome, Politeness, RetryPolicy, Settings, Stats
+from crawler.model import Outcome, Stats
 from crawler.out import Out
 from crawler.progress import Watch
 from crawler.reasons import Reason
+from crawler.settings import Politeness, RetryPolicy, Settings
 from tests.command import LIMIT
 from tests.site import Site
 
@@ -284,7 +285,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from crawler import crawl
-from crawler.model import Access, Politeness, Settings
+from crawler.settings import Access, Politeness, Settings
 
 settings = Settings(access=Access(allow_net=("127.0.0.0/8",)), politeness=Politeness(robots=False))
 urls = sys.argv[1:]

@@ -13,9 +13,10 @@ from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.errors import StorageFailed, UsageError
 from crawler.export import COLUMNS, export
-from crawler.model import Batch, Role, Row, Settings
+from crawler.model import Batch, Role, Row
 from crawler.out import Out
 from crawler.reasons import Reason
+from crawler.settings import Settings
 from tests.command import run
 from tests.test_task_queue import Bench, failed, lease, stored, terms
 

@@ -15,8 +15,9 @@ import responses
 import urllib3.exceptions
 
 from crawler.errors import FetchError, UsageError
-from crawler.model import Access, Lease, Limits, Politeness, Settings, Task
+from crawler.model import Lease, Task
 from crawler.reasons import Reason
+from crawler.settings import Access, Limits, Politeness, Settings
 from crawler.worker.answers import MAX_RETRY_AFTER
 from crawler.worker.fetch import Fetcher, translate
 from crawler.worker.watchdog import Watch

@@ -12,8 +12,8 @@ import pytest
 
 from crawler.consumer.image import verify
 from crawler.errors import ImageRefused
-from crawler.model import Limits
 from crawler.reasons import Reason
+from crawler.settings import Limits
 from tests.conftest import ROOT
 
 FIXTURES = ROOT / "fixtures"

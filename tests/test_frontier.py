@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from crawler.broker import frontier as module
 from crawler.broker.frontier import FOREVER, Frontier, Held, Wants
-from crawler.model import COUNTER_BITS, Politeness, Progress, Task
+from crawler.model import COUNTER_BITS, Progress, Task
+from crawler.settings import Politeness
 
 LIFE = 60.0
 SESSIONS = ["a", "b"]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from crawler.errors import FetchError
-from crawler.model import Lease, Limits, Task
+from crawler.model import Lease, Task
 from crawler.reasons import Reason
+from crawler.settings import Limits
 from crawler.worker.fetch import Fetcher
 from tests.fetching import LOOPBACK, Names, fetch, fetchers, replace_resolver, serving
 from tests.raw import RawServer, Talk, ok

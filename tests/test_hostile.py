@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from crawler.errors import FetchError
-from crawler.model import Download, Lease, Limits, Task
+from crawler.model import Download, Lease, Task
 from crawler.reasons import Reason
+from crawler.settings import Limits
 from crawler.worker.fetch import Fetcher
 from tests.command import records, run, write_list
 from tests.conftest import ROOT

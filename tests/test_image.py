@@ -18,8 +18,9 @@ from PIL import PngImagePlugin
 from crawler.consumer import image
 from crawler.consumer.image import verify
 from crawler.errors import ImageRefused
-from crawler.model import FORMATS, Image, Limits
+from crawler.model import Image
 from crawler.reasons import Reason
+from crawler.settings import FORMATS, Limits
 from tests.conftest import ROOT
 
 MANIFEST = [line.split("\t") for line in (ROOT / "fixtures/MANIFEST.tsv").read_text().splitlines()[1:]]

@@ -23,24 +23,25 @@ from tests.conftest import ROOT
 HEIGHTS = {
     "crawler.reasons": 0,
     "crawler.errors": 1,
-    "crawler.model": 2,
-    "crawler.child": 2,  # one child and its pipe, for processes
-    "crawler.broker": 3,  # the verbs; what stands beside that file is a backend
-    "crawler.processes": 3,
-    "crawler.broker.": 4,
-    "crawler.producer": 4,
-    "crawler.worker.": 4,
-    "crawler.consumer.": 4,
-    "crawler.progress": 4,
-    "crawler.out": 5,  # what stands between the roles and a whole run
-    "crawler.summary": 5,
-    "crawler.join": 5,
-    "crawler.coordinator": 6,
-    "crawler.run": 7,
-    "crawler.export": 7,
-    "crawler.cli.": 8,
-    "crawler.__main__": 9,
-    "crawler": 9,
+    "crawler.settings": 2,
+    "crawler.model": 3,
+    "crawler.child": 3,  # one child and its pipe, for processes
+    "crawler.broker": 4,  # the verbs; what stands beside that file is a backend
+    "crawler.processes": 4,
+    "crawler.broker.": 5,
+    "crawler.producer": 5,
+    "crawler.worker.": 5,
+    "crawler.consumer.": 5,
+    "crawler.progress": 5,
+    "crawler.out": 6,  # what stands between the roles and a whole run
+    "crawler.summary": 6,
+    "crawler.join": 6,
+    "crawler.coordinator": 7,
+    "crawler.run": 8,
+    "crawler.export": 8,
+    "crawler.cli.": 9,
+    "crawler.__main__": 10,
+    "crawler": 10,
 }
 
 #: Outside dependency, as imported, and the modules that may; a name that ends in a dot is all below it.
@@ -52,6 +53,7 @@ OUTSIDE = {
     "click": ("crawler.cli.",),
     # The data of model are its structs: it is for whatever encodes, decodes or copies one.
     "msgspec": (
+        "crawler.settings",
         "crawler.model",
         "crawler.processes",
         "crawler.broker.",

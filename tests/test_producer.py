@@ -14,8 +14,9 @@ from crawler import producer
 from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.errors import ListUnreadable, UsageError
-from crawler.model import ListState, Role, Settings
+from crawler.model import ListState, Role
 from crawler.producer import MAX_LINE, Reading, Source, canonical, from_path, from_urls, parse
+from crawler.settings import Settings
 from tests.command import rows, run, write_list
 from tests.test_task_queue import hello, terms
 

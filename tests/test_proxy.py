@@ -13,8 +13,8 @@ import pytest
 
 from crawler.cli.seed import command as seed
 from crawler.errors import UsageError
-from crawler.model import Access
 from crawler.reasons import Reason
+from crawler.settings import Access
 from crawler.worker.fetch import Fetcher
 from tests.command import records, run, write_list
 from tests.conftest import ROOT, free_port

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from crawler.errors import FetchError
-from crawler.model import Lease, Limits, Task
+from crawler.model import Lease, Task
 from crawler.reasons import Reason
+from crawler.settings import Limits
 from crawler.worker import addresses
 from crawler.worker.fetch import Fetcher
 from tests.fetching import Names, fetch, fetchers, replace_resolver

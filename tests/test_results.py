@@ -14,8 +14,9 @@ from crawler.broker.local import LocalTaskQueue
 from crawler.broker.results import MAX_PIECE, LocalResultQueue
 from crawler.broker.state import OWN
 from crawler.errors import WireError
-from crawler.model import Completion, Download, Lease, Outcome, Part, Progress, Response, Role, Settings
+from crawler.model import Completion, Download, Lease, Outcome, Part, Progress, Response, Role
 from crawler.reasons import Reason
+from crawler.settings import Settings
 from tests.conftest import wait_until
 from tests.test_task_queue import Bench, failed, hello, lease, terms
 

@@ -10,8 +10,9 @@ import pytest
 import responses
 
 from crawler.errors import FetchError
-from crawler.model import Access, Lease, Politeness, Settings, Task
+from crawler.model import Lease, Task
 from crawler.reasons import Reason
+from crawler.settings import Access, Politeness, Settings
 from crawler.worker import robots
 from crawler.worker.fetch import ROBOTS_SIZE, Fetcher
 from crawler.worker.robots import Answer, Robots

@@ -19,8 +19,8 @@ from crawler.consumer import sandbox
 from crawler.consumer.messages import Accepted, Order, Ready, Refused, decode_answer, encode
 from crawler.consumer.verifier import verify
 from crawler.errors import ImageRefused
-from crawler.model import Limits
 from crawler.processes import Crew
+from crawler.settings import Limits
 from tests.conftest import ROOT, wait_until
 from tests.test_consumer import Bench, picture
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from crawler.errors import FetchError
-from crawler.model import Lease, Limits, Task
+from crawler.model import Lease, Task
 from crawler.reasons import Reason
+from crawler.settings import Limits
 from crawler.worker.fetch import Fetcher
 from tests.conftest import free_port, wait_until
 from tests.fetching import LOOPBACK, fetchers, serving

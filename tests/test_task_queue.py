@@ -23,17 +23,15 @@ from crawler.model import (
     Hello,
     Lease,
     Outcome,
-    Politeness,
     Progress,
     QueueStatus,
     Record,
-    RetryPolicy,
     Role,
     Row,
-    Settings,
     Welcome,
 )
 from crawler.reasons import Reason
+from crawler.settings import Politeness, RetryPolicy, Settings
 from tests.conftest import wait_until
 
 #: Fails for a transient reason again at once, so that no test waits.

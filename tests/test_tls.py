@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from crawler.model import Limits
 from crawler.reasons import Reason
+from crawler.settings import Limits
 from crawler.worker.fetch import Fetcher
 from tests.fetching import LOOPBACK, Names, fetch, fetchers, replace_resolver, serving
 from tests.raw import RawServer, Talk

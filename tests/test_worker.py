@@ -16,8 +16,9 @@ from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.broker.manager import QueueClient, QueueServer, Service
 from crawler.errors import CrawlerError, QueueUnavailable, UnknownSession, WireError
-from crawler.model import Access, Completion, Download, Politeness, Progress, QueueStatus, Settings
+from crawler.model import Completion, Download, Progress, QueueStatus
 from crawler.reasons import Reason
+from crawler.settings import Access, Politeness, Settings
 from crawler.worker import Ends, Plan, Worker
 from crawler.worker.crew import DownloaderCrew
 from crawler.worker.messages import Setup

@@ -20,7 +20,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from crawler.model import COUNTER_BITS, Politeness, Progress, Task
+from crawler.model import COUNTER_BITS, Progress, Task
+from crawler.settings import Politeness
 
 #: Hosts in the window.
 MAX_HOSTS = 10_000

@@ -9,8 +9,9 @@ import msgspec
 
 from crawler.broker.changes import Body, Delayed, Ended, host_key
 from crawler.broker.frontier import Held
-from crawler.model import Failure, RetryPolicy
+from crawler.model import Failure
 from crawler.reasons import Class
+from crawler.settings import RetryPolicy
 
 #: Seconds after which a task is tried again that failed through our own fault.
 LOCAL_PAUSE = 5.0

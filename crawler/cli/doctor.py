@@ -17,8 +17,8 @@ from crawler.cli.loudness import loudness
 from crawler.consumer import VERIFIER
 from crawler.consumer.messages import Ready, decode_answer, encode
 from crawler.errors import CrawlerError
-from crawler.model import Limits
 from crawler.processes import Crew
+from crawler.settings import Limits
 
 #: Versions below which a published flaw matters here.
 FLOORS = {"requests": "2.32.4", "urllib3": "2.7.0", "pillow": "12.3.0", "cryptography": "44.0.1", "idna": "3.7"}

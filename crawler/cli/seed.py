@@ -41,7 +41,7 @@ def _networks(context: click.Context, parameter: click.Parameter, values: tuple[
 
 
 def _formats(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    from crawler.model import FORMATS
+    from crawler.settings import FORMATS
 
     if value is None:
         return FORMATS
@@ -228,7 +228,7 @@ def _how_to_join(address: str, listen: str | None, out: Path, key: str | None) -
 
 
 def _settings(options: dict[str, Any]) -> Any:
-    from crawler.model import Access, Limits, Politeness, RetryPolicy, Settings
+    from crawler.settings import Access, Limits, Politeness, RetryPolicy, Settings
 
     return Settings(
         limits=Limits(

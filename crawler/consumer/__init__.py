@@ -22,9 +22,10 @@ from crawler.consumer.jobs import Job, Jobs
 from crawler.consumer.messages import Accepted, Order, Ready, Refused, Verdict, decode_answer, encode
 from crawler.consumer.store import EXTENSIONS, Store
 from crawler.errors import CrawlerError, FetchError, StorageFailed
-from crawler.model import Completion, Download, Failure, Limits, Outcome
+from crawler.model import Completion, Download, Failure, Outcome
 from crawler.processes import Crew
 from crawler.reasons import Reason
+from crawler.settings import Limits
 
 log = logging.getLogger(__name__)
 

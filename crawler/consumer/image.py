@@ -28,8 +28,9 @@ from PIL import (  # noqa: F401  (importing a plugin is what registers its forma
 )
 
 from crawler.errors import ImageRefused
-from crawler.model import Image, Limits
+from crawler.model import Image
 from crawler.reasons import Reason
+from crawler.settings import Limits
 
 #: Most frames of one image.
 MAX_FRAMES = 10_000

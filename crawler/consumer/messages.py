@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
-from crawler.model import Image, Limits
+from crawler.model import Image
 from crawler.reasons import Reason
+from crawler.settings import Limits
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):

@@ -21,9 +21,9 @@ from crawler.consumer import sandbox
 from crawler.consumer.image import verify
 from crawler.consumer.messages import Accepted, Order, Ready, Refused, Verdict, decode_limits, decode_order, encode
 from crawler.errors import ImageRefused
-from crawler.model import Limits
 from crawler.processes import child_main
 from crawler.reasons import Reason
+from crawler.settings import Limits
 
 #: Longest detail sent to the parent, in characters.
 MAX_DETAIL = 300

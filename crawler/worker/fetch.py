@@ -17,8 +17,9 @@ import requests.utils
 from urllib3 import exceptions as urllib3_errors
 
 from crawler.errors import FetchError, UsageError
-from crawler.model import Access, Download, Lease, Response, Settings, Task
+from crawler.model import Download, Lease, Response, Task
 from crawler.reasons import Reason
+from crawler.settings import Access, Settings
 from crawler.worker.answers import REDIRECTS, host_of, read_length, read_status, resolve_location
 from crawler.worker.guard import Guard, GuardedAdapter, make_context
 from crawler.worker.robots import Answer, Robots

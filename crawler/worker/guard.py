@@ -28,8 +28,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProtocolError
 
 from crawler.errors import FetchError, UsageError
-from crawler.model import Access
 from crawler.reasons import Reason
+from crawler.settings import Access
 from crawler.worker.addresses import Address, Network, Resolver, in_turn, judge, read_address
 from crawler.worker.answers import CheckedResponse
 from crawler.worker.dialing import connect

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crawler.model import Lease, Settings
+from crawler.model import Lease
+from crawler.settings import Settings
 from crawler.worker.crew import Heard
 from crawler.worker.threads import FetchThreads
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from crawler.model import Download, Failure, Lease, Settings
+from crawler.model import Download, Failure, Lease
+from crawler.settings import Settings
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):

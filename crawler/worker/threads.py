@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crawler.errors import FetchError
-from crawler.model import Download, Failure, Lease, Settings
+from crawler.model import Download, Failure, Lease
 from crawler.reasons import Reason
+from crawler.settings import Settings
 from crawler.worker.fetch import Fetcher
 from crawler.worker.messages import Events
 

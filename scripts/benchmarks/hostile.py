@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from crawler.model import Limits
+from crawler.settings import Limits
 from tests.fetching import LOOPBACK, fetchers
 from tests.hostile import BEHAVIOURS
 from tests.test_hostile import MAX_BYTES, follow

@@ -31,7 +31,8 @@ from requests.adapters import HTTPAdapter  # noqa: E402
 import crawler.consumer  # noqa: E402
 import crawler.worker.fetch  # noqa: E402
 from crawler.consumer.store import DirectoryStore  # noqa: E402
-from crawler.model import Access, Completion, Failure, Lease, Outcome, Politeness, Settings, Task  # noqa: E402
+from crawler.model import Completion, Failure, Lease, Outcome, Task  # noqa: E402
+from crawler.settings import Access, Politeness, Settings  # noqa: E402
 from crawler.worker.messages import Events  # noqa: E402
 from crawler.worker.threads import FetchThreads  # noqa: E402
 from scripts.benchmarks.sandbox import FREE, LIMIT, SESSION, _warm  # noqa: E402

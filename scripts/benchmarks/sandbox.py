@@ -22,7 +22,8 @@ sys.path.append(str(ROOT))
 
 import crawler.consumer  # noqa: E402
 from crawler.consumer.store import DirectoryStore  # noqa: E402
-from crawler.model import Completion, Download, Failure, Limits, Outcome, Response, Task  # noqa: E402
+from crawler.model import Completion, Download, Failure, Outcome, Response, Task  # noqa: E402
+from crawler.settings import Limits  # noqa: E402
 from tests.site import photo  # noqa: E402  (the site is a program of the tests, not of the package)
 
 #: Seconds that one measurement may take.
