@@ -125,6 +125,11 @@ class Lease(_Compact, frozen=True, kw_only=True):
 
     token: int
     task: Task
+    #: Whether it is no image: the robots.txt that is the task's URL, whose id is 0.
+    robots: bool = False
+    #: Whether redirects within the host may be followed at once. Where not, the task goes back as moved, so that the
+    #: queue holds the next URL against the host's robots.txt.
+    follow: bool = True
 
 
 class Grant(_Frozen, frozen=True, kw_only=True):
@@ -199,6 +204,14 @@ class Failure(_Compact, frozen=True, kw_only=True):
     moved_to: str | None = None
     #: Redirects followed so far, over all hosts; goes with `moved_to`.
     hops: int = 0
+
+
+class Finding(_Compact, frozen=True, kw_only=True):
+    """A robots.txt, as the fetch of a lease for one found it."""
+
+    token: Count
+    #: Its text, at most 500 KiB and decoded; "" where all is allowed, because there is none.
+    text: str
 
 
 class Image(_Compact, frozen=True, kw_only=True):
@@ -314,6 +327,56 @@ class WorkerStats(_Frozen, frozen=True, kw_only=True):
     completed: int
 
 
+class HostState(enum.StrEnum):
+    """How a host fares."""
+
+    HEALTHY = "healthy"
+    #: It failed some times in a row, or asked to wait: fewer fetches at a time, longer pauses.
+    SLOWED = "slowed"
+    #: It failed too often: it is tried by one task at a time, after growing pauses.
+    OPEN = "open"
+    #: It failed for too long: its tasks fail without being fetched.
+    UNAVAILABLE = "unavailable"
+
+
+class HostWait(_Frozen, frozen=True, kw_only=True):
+    """A host that is not healthy, or waits."""
+
+    name: str
+    state: HostState
+    #: When it is asked again, None where that may be now.
+    until: float | None
+    #: What was seen there last, "" where nothing was.
+    detail: str = ""
+
+
+class HostStats(_Frozen, frozen=True, kw_only=True):
+    """Hosts by state; those that are healthy and do not wait are not counted."""
+
+    slowed: int = 0
+    open: int = 0
+    unavailable: int = 0
+    #: Those that wait longest, some of them.
+    waiting: list[HostWait] = []
+
+
+class Choice(_Frozen, frozen=True, kw_only=True):
+    """Which failed tasks are meant: those that fit all that is said. Lines that are no URL never are."""
+
+    #: Names of reasons, none for all.
+    reasons: tuple[str, ...] = ()
+    #: Names of hosts, `*.NAME` for all below NAME; none for all.
+    hosts: tuple[str, ...] = ()
+    #: HTTP statuses, none for all.
+    http_statuses: tuple[int, ...] = ()
+    #: Only those recorded before this time, None for all.
+    before: float | None = None
+    #: Ids of stored tasks, which are meant in place of failed ones; None for failed ones.
+    ids: tuple[Count, ...] | None = None
+    #: Whether they are only counted.
+    dry_run: bool = False
+
+
 class Stats(_Frozen, frozen=True, kw_only=True):
     """The queue at one moment. total = ready + leased + delayed + stored + failed."""
 
@@ -341,5 +404,6 @@ class Stats(_Frozen, frozen=True, kw_only=True):
     #: Names of lists whose producer fell silent.
     incomplete_lists: list[str]
     workers: list[WorkerStats]
-    #: Why nothing can be stored at the moment, None where all is well.
+    hosts: HostStats = HostStats()
+    #: Why nothing can be fetched or stored at the moment, None where all is well.
     trouble: str | None = None

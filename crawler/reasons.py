@@ -46,6 +46,9 @@ class Reason(enum.StrEnum):
     HTTP_STATUS = "http_status"
     ROBOTS_DISALLOWED = "robots_disallowed"
     ROBOTS_UNREACHABLE = "robots_unreachable"
+    OPTED_OUT = "opted_out"
+    HOST_UNAVAILABLE = "host_unavailable"
+    HOST_SKIPPED = "host_skipped"
     NOT_AN_IMAGE = "not_an_image"
     HTML = "html"
     SVG = "svg"
@@ -111,6 +114,13 @@ TABLE: dict[Reason, Facts] = {
     Reason.HTTP_STATUS: Facts(_P, "any other status than 200", "204, 206, 400"),
     Reason.ROBOTS_DISALLOWED: Facts(_P, "robots.txt of the host does not allow it", "`Disallow: /`"),
     Reason.ROBOTS_UNREACHABLE: Facts(_T, "robots.txt of the host could not be had", "503 for /robots.txt"),
+    Reason.OPTED_OUT: Facts(
+        _P, "the host reserves the image against use by machines", "`X-Robots-Tag: noai`, `tdm-reservation: 1`"
+    ),
+    Reason.HOST_UNAVAILABLE: Facts(
+        _T, "the host failed for longer than `--host-patience`, so this was not fetched", "a dead host with many URLs"
+    ),
+    Reason.HOST_SKIPPED: Facts(_P, "the file of `--hosts` says to skip the host", "`skip = true`"),
     Reason.NOT_AN_IMAGE: Facts(_P, "the bytes are no image of any known format", "a PDF, JSON, plain text"),
     Reason.HTML: Facts(_P, "a web page came in place of the image", "a login page served with 200"),
     Reason.SVG: Facts(_P, "an SVG drawing, which is not decoded", "a logo"),
@@ -138,6 +148,9 @@ ADVICE: dict[Reason, str] = {
     Reason.HTTP_FORBIDDEN: "{share} % were not let in: say who you are with --contact; hosts may block your address",
     Reason.ADDRESS_REFUSED: "{share} % lead to addresses or ports that are not allowed: see --allow-net and --ports",
     Reason.ROBOTS_DISALLOWED: "{share} % are disallowed by robots.txt of their hosts",
+    Reason.ROBOTS_UNREACHABLE: "{share} % of hosts did not give their robots.txt: try again later",
+    Reason.OPTED_OUT: "{share} % are reserved against use by machines by their hosts",
+    Reason.HOST_UNAVAILABLE: "{share} % belong to hosts that do not answer: try again another day",
     Reason.HTML: "{share} % are web pages: the URLs may name pages with images, not images",
     Reason.DISK_FULL: "the disk was full: make room, then retry",
     Reason.INTERNAL: "{share} % met something unforeseen: please report the detail of one",

@@ -37,6 +37,25 @@ class Limits(_Frozen, frozen=True, kw_only=True):
     max_redirects: int = 5
 
 
+class HostRule(_Frozen, frozen=True, kw_only=True):
+    """What is different for the hosts whose name fits a pattern."""
+
+    #: A name, or `*.NAME` for all names below NAME, in lower case; `*` is every host.
+    pattern: str
+    #: Fetches at a time, None for what holds for all.
+    per_host: int | None = None
+    #: Seconds from one start to the next, None for what holds for all.
+    delay: float | None = None
+    #: Further request headers, (name, value); they may be secret.
+    headers: tuple[tuple[str, str], ...] = ()
+    #: Whether nothing is fetched there.
+    skip: bool = False
+
+    def fits(self, name: str) -> bool:
+        """Tell whether the host *name*, in lower case, is meant."""
+        return self.pattern in ("*", name) or (self.pattern.startswith("*.") and name.endswith(self.pattern[1:]))
+
+
 class Politeness(_Frozen, frozen=True, kw_only=True):
     """What one host may be asked, by the whole fleet."""
 
@@ -46,6 +65,12 @@ class Politeness(_Frozen, frozen=True, kw_only=True):
     delay: float = 0.0
     #: Whether robots.txt is fetched and obeyed.
     robots: bool = True
+    #: Whether what a response says against use by machines (X-Robots-Tag, TDM reservation) is obeyed.
+    opt_out: bool = True
+    #: Seconds for which a host that fails is tried before its tasks fail without being fetched.
+    patience: float = 60.0
+    #: What is different for some hosts; of the rules that fit a name the first that says something counts.
+    hosts: tuple[HostRule, ...] = ()
 
 
 class RetryPolicy(_Frozen, frozen=True, kw_only=True):
@@ -53,6 +78,8 @@ class RetryPolicy(_Frozen, frozen=True, kw_only=True):
 
     #: Fetches that may end before the failure is recorded.
     attempts: int = 3
+    #: The same where the host asks to wait (429, or 503 with Retry-After); not used where `attempts` is 1.
+    asked: int = 10
     #: Upper bound of the first random pause in seconds; it doubles with each attempt.
     base: float = 2.0
     #: Largest pause, a host's Retry-After included.

@@ -10,8 +10,10 @@ from typing import Protocol
 
 from crawler.model import (
     Batch,
+    Choice,
     Completion,
     Failure,
+    Finding,
     Grant,
     Hello,
     ListState,
@@ -117,6 +119,14 @@ class TaskQueue(Protocol):
             Tokens that were accepted, now or by an earlier call.
         """
 
+    def learn(self, session: str, findings: list[Finding]) -> list[int]:
+        """
+        End leases for a robots.txt: what it says holds for its host from now on.
+
+        Returns:
+            Tokens that were accepted. Where a lease was over, somebody else asks again.
+        """
+
     def release(self, session: str, tokens: list[int], lost: bool) -> None:
         """
         Give leases back: their tasks are READY again, charged no attempt.
@@ -127,8 +137,13 @@ class TaskQueue(Protocol):
             lost: The child that worked on these very tasks died; charged as a loss each.
         """
 
-    def revive(self, session: str, reasons: list[str]) -> int:
-        """Put failed tasks back to READY, those with one of *reasons* or, where that is empty, all; return how many."""
+    def revive(self, session: str, choice: Choice) -> dict[str, int]:
+        """
+        Put the tasks of *choice* back to READY, with all their attempts.
+
+        Returns:
+            How many, by the reason for which they failed; "stored" counts those that had not.
+        """
 
     def stats(self) -> Stats:
         """Count."""

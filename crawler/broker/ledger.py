@@ -53,7 +53,18 @@ CREATE INDEX backlog ON tasks(host, id) WHERE state = 0;
 CREATE INDEX delayed ON tasks(due) WHERE state = 1;
 -- hash: 64-bit hash of the URL, to find duplicates
 CREATE TABLE urls(hash INTEGER PRIMARY KEY, task INTEGER NOT NULL);
-CREATE TABLE leases(token INTEGER PRIMARY KEY, task INTEGER NOT NULL, session TEXT NOT NULL, expires REAL NOT NULL);
+-- origin: of the robots.txt that is leased in place of a task (0), with its host
+CREATE TABLE leases(
+    token INTEGER PRIMARY KEY, task INTEGER NOT NULL, session TEXT NOT NULL, expires REAL NOT NULL,
+    host INTEGER, origin TEXT);
+-- hosts that have a state to be kept; state: 0 healthy, 1 slowed, 2 open, 3 unavailable; until: asked again from then on
+CREATE TABLE hosts(
+    key INTEGER PRIMARY KEY, name TEXT NOT NULL, state INTEGER NOT NULL, until REAL NOT NULL, body BLOB NOT NULL);
+CREATE INDEX unwell ON hosts(state) WHERE state > 0;
+-- what the robots.txt of an origin says, deflated; reason: why it could not be had
+CREATE TABLE robots(
+    host INTEGER NOT NULL, origin TEXT NOT NULL, expires REAL NOT NULL, text BLOB, reason TEXT, detail TEXT,
+    PRIMARY KEY (host, origin)) WITHOUT ROWID;
 -- every recording; the current one of a task is named by tasks.seq
 CREATE TABLE records(
     seq INTEGER PRIMARY KEY, task INTEGER NOT NULL, reason TEXT, finished REAL NOT NULL, body BLOB NOT NULL);
