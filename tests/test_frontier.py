@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from crawler.broker import frontier as module
-from crawler.broker.frontier import FOREVER, Frontier, Held, Wants
+from crawler.broker import window as module
+from crawler.broker.frontier import FOREVER, Frontier, Held, Read, Wants
+from crawler.broker.hosts import Etiquette, Facts
 from crawler.model import COUNTER_BITS, Progress, Task
 from crawler.settings import Politeness
 
@@ -30,6 +31,10 @@ PAGE = 2
 SMALL = {"MAX_HOSTS": 3, "MAX_TASKS": 12, "CHUNK": 4, "LOW": 1, "ENOUGH_HOSTS": 2, "READS": 2}
 
 
+#: What a ledger knows of a host at first.
+NOTHING = Facts(None, [])
+
+
 class Look(NamedTuple):
     """What was read from disk for one `wants`, on its way to the frontier."""
 
@@ -39,10 +44,10 @@ class Look(NamedTuple):
 
     def bring(self, frontier: Frontier, now: float) -> None:
         """Offer it, as the keeper does."""
-        for (key, after, count), tasks in zip(self.wants.rows, self.rows, strict=True):
-            frontier.offer(key, after, tasks, len(tasks) < count, now)
+        for read, tasks in zip(self.wants.rows, self.rows, strict=True):
+            frontier.offer(read, tasks, NOTHING if read.facts else None, now)
         if self.wants.hosts_after is not None:
-            frontier.admit(self.wants.hosts_after, self.hosts, len(self.hosts) == PAGE)
+            frontier.admit(self.wants.hosts_after, self.hosts, len(self.hosts) == PAGE, now)
 
 
 class Row:
@@ -69,7 +74,7 @@ class Disk:
 
     def read(self, wants: Wants) -> Look:
         """Read what is wanted."""
-        rows = [self._backlog(*row) for row in wants.rows]
+        rows = [self._backlog(*row[:3]) for row in wants.rows]
         after = wants.hosts_after
         found = {row.host for row in self.rows.values() if row.state == 0 and after is not None and row.host > after}
         return Look(wants, rows, sorted(found)[:PAGE])
@@ -119,7 +124,7 @@ class Crawl(RuleBasedStateMachine):
 
     @initialize(per_host=st.integers(1, 3), delay=st.sampled_from([0.0, 2.0]))
     def begin(self, per_host: int, delay: float) -> None:
-        self.politeness = Politeness(per_host=per_host, delay=delay)
+        self.politeness = Politeness(per_host=per_host, delay=delay, robots=False)
         self.restart()
 
     def teardown(self) -> None:
@@ -140,7 +145,7 @@ class Crawl(RuleBasedStateMachine):
 
     @rule()
     def note_rows(self) -> None:
-        self.frontier.added(self.unnoted)
+        self.frontier.added(self.unnoted, self.now)
         self.unnoted = set()
 
     @precondition(lambda self: self.look is None)
@@ -163,8 +168,8 @@ class Crawl(RuleBasedStateMachine):
     def bring_again(self) -> None:
         assert self.brought is not None
         queued = self.frontier.queued()
-        for (key, after, _), tasks in zip(self.brought.wants.rows, self.brought.rows, strict=True):
-            self.frontier.offer(key, after, tasks, True, self.now)
+        for read, tasks in zip(self.brought.wants.rows, self.brought.rows, strict=True):
+            self.frontier.offer(read, tasks, NOTHING, self.now)
         assert self.frontier.queued() == queued
 
     @rule()
@@ -181,7 +186,21 @@ class Crawl(RuleBasedStateMachine):
 
     @rule()
     def take_due(self) -> None:
-        self.frontier.offer_due(self.disk.due(self.now), self.now)
+        due = self.disk.due(self.now)
+        for host, task in due:
+            # What is due while its host must not be asked may stay on disk, or come all the same.
+            if task.id % 2 and self.frontier.blocked_until(host) > self.now:
+                self.disk.rows[task.id].due = self.frontier.blocked_until(host)
+        self.frontier.offer_due([(host, task) for host, task in due if self.disk.rows[task.id].due is None], self.now)
+
+    @rule()
+    def make_room(self) -> None:
+        """Write back the tasks of hosts that made room."""
+        for parked in self.frontier.take_parked():
+            assert parked.until >= self.now or self.now > parked.until - module.LONG
+            for number in parked.ids:
+                vars(self.disk.rows[number]).update(state=1, due=parked.until)
+            self.frontier.parked(parked.key)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 50.0, 70.0]))
     def pass_time(self, seconds: float) -> None:
@@ -227,7 +246,7 @@ class Crawl(RuleBasedStateMachine):
     def assert_no_host_is_left_idle(self) -> None:
         """A lease that comes back with too few tasks found no other that may start, and says when the next may."""
         is_reading = self.frontier.is_hungry() or self.look is not None or self.unnoted
-        if is_reading or len(self.frontier._hosts) >= SMALL["MAX_HOSTS"]:
+        if is_reading or len(self.frontier._window) >= SMALL["MAX_HOSTS"]:
             return
         gone = {item.task.id for item in [*self.held.values(), *(ending.held for ending in self.endings)]}
         gone |= {held.task.id for held in self.settling}
@@ -336,21 +355,21 @@ class Crawl(RuleBasedStateMachine):
         adopted = list(self.held.values()) if self.epoch > 1 else []
         adopted += [ending.held for ending in self.endings]
         self.epoch += 1
-        self.frontier = Frontier(self.politeness, self.epoch, LIFE)
+        self.frontier = Frontier(Etiquette(self.politeness), self.epoch, LIFE, self.now)
         self.held: dict[int, Held] = {}
         self.expires: dict[int, float] = {}
         #: Host by token, of leases that take a slot; and of those whose start was not reported.
         self.busy: dict[int, int] = {}
         self.unstarted: dict[int, int] = {}
         #: Time by host before which nothing may start there.
-        self.starts: dict[int, float] = {}
+        self.starts: dict[int, float] = dict.fromkeys(HOSTS, self.now + self.politeness.delay)
         #: Tasks that may come before older ones: they were handed out before.
         self.returned = set(self.disk.rows)
         self.unnoted, self.look, self.brought = set(), None, None
         self.endings, self.settling = [], []
         for old in adopted:
             host, expires = self.disk.rows[old.task.id].host, self.now + LIFE
-            self.frontier.adopt(old.token, host, old.task, old.session, expires)
+            self.frontier.adopt((old.token, host, old.task, old.session, expires))
             held = self.frontier._held[old.token]
             assert (held.task, held.expires, held.host.key) == (old.task, expires, host)
             self.hold(held)
@@ -358,7 +377,7 @@ class Crawl(RuleBasedStateMachine):
         for row in self.disk.rows.values():
             if row.state == 1 and row.due is None and row.task.id not in taken:
                 row.due = 0.0
-        self.frontier.resume()
+        self.frontier.resume([], self.now)
 
     def end(self, held: Held) -> Held:
         assert self.frontier.end("nobody", held.token, self.now) is None
@@ -399,7 +418,7 @@ class Crawl(RuleBasedStateMachine):
     @invariant()
     def the_window_holds_no_task_twice(self) -> None:
         if hasattr(self, "frontier"):
-            queued = [task.id for host in self.frontier._hosts.values() for task in host.tasks]
+            queued = [task.id for host in self.frontier._window for task in host.tasks]
             assert len(queued) == len(set(queued)) == self.frontier.queued()
             assert not set(queued) & {held.task.id for held in self.held.values()}
 
@@ -410,6 +429,7 @@ class Crawl(RuleBasedStateMachine):
                 break
             self.note_rows()
             self.take_due()
+            self.make_room()
             self.lease("a", 64, 1)
             for held in list(self.held.values()):
                 row = self.disk.rows[self.end(held).task.id]
@@ -420,8 +440,9 @@ class Crawl(RuleBasedStateMachine):
         assert [row.task.id for row in self.disk.rows.values() if row.state != 2] == []
         assert (self.frontier.leased(), self.frontier.queued()) == (0, 0)
         self.now += 10_000.0
-        self.lease("a", 1, 1)
-        assert self.frontier._hosts == {}
+        for _ in range(2):  # hosts whose pause is over come back once more, to find that nothing is left
+            self.lease("a", 1, 1)
+        assert len(self.frontier._window) == 0
 
 
 TestCrawl = Crawl.TestCase
@@ -438,7 +459,7 @@ TestCrawl.settings = settings(
 
 
 def make(per_host: int = 8, delay: float = 0.0) -> Frontier:
-    return Frontier(Politeness(per_host=per_host, delay=delay), 1, LIFE)
+    return Frontier(Etiquette(Politeness(per_host=per_host, delay=delay, robots=False)), 1, LIFE)
 
 
 def tasks(*ids: int) -> list[Task]:
@@ -447,9 +468,9 @@ def tasks(*ids: int) -> list[Task]:
 
 def fill(frontier: Frontier, hosts: dict[int, list[Task]], now: float = 0.0) -> None:
     """Bring all tasks of *hosts*."""
-    frontier.added(hosts)
-    for key, after, _ in frontier.wants().rows:
-        frontier.offer(key, after, hosts[key], True, now)
+    frontier.added(hosts, now)
+    for read in frontier.wants().rows:
+        frontier.offer(read, hosts[read.key], NOTHING, now)
 
 
 def ids(held: list[Held]) -> list[int]:
@@ -515,6 +536,7 @@ def test_a_host_comes_back_into_the_window_with_its_pause() -> None:
     frontier.pause(held.host, 30.0)
     frontier.settle(frontier.end("a", held.token, 0.0) or held, 0.0)
     frontier.offer_due([(1, *tasks(2))], 10.0)
+    fill(frontier, {1: []}, 10.0)
     assert frontier.lease("a", 1, 29.9) == []
     assert ids(frontier.lease("a", 1, 30.0)) == [2]
 
@@ -525,9 +547,9 @@ def test_a_stale_offer_is_dropped(host: int, after: int, asked: bool) -> None:
     frontier = make()
     fill(frontier, {1: tasks(1)})
     if asked:
-        frontier.added([1])
-        assert frontier.wants().rows == [(1, 1, module.CHUNK)]
-    frontier.offer(host, after, tasks(7), True, 0.0)
+        frontier.added([1], 0.0)
+        assert frontier.wants().rows == [(1, 1, module.CHUNK, False)]
+    frontier.offer(Read(host, after, 4, False), tasks(7), None, 0.0)
     assert ids(frontier.lease("a", 9, 0.0)) == [1]
 
 
@@ -556,13 +578,13 @@ def test_an_ending_task_is_not_read_again() -> None:
     """Until its end is on disk its row says ready: its host stays in the window, and so does its place there."""
     frontier, disk = make(), Disk()
     disk.add(1, 1)
-    frontier.added([1])
+    frontier.added([1], 0.0)
     read_all(frontier, disk)
     (held,) = frontier.lease("a", 1, 0.0)
     frontier.end("a", held.token, 0.0)
     for count in (0, 1):  # the first look finds nothing left, which must not make it forget the host
         disk.add(1, count)
-        frontier.added([1])
+        frontier.added([1], 0.0)
         read_all(frontier, disk)
     assert ids(frontier.lease("a", 9, 0.0)) == [2]
 
@@ -593,31 +615,31 @@ def test_rows_added_to_a_host_that_was_read_to_its_end_are_read() -> None:
     frontier = make()
     fill(frontier, {1: tasks(1)})
     frontier.lease("a", 1, 0.0)
-    frontier.added([1])
-    assert frontier.wants().rows == [(1, 1, module.CHUNK)]
+    frontier.added([1], 0.0)
+    assert frontier.wants().rows == [(1, 1, module.CHUNK, False)]
 
 
 def test_rows_added_while_their_host_is_read_are_read_too() -> None:
     """The read under way may have missed them, so its news that there is no more does not count."""
     frontier = make()
-    frontier.added([1])
+    frontier.added([1], 0.0)
     frontier.wants()
-    frontier.added([1])
+    frontier.added([1], 0.0)
     assert frontier.wants().rows == []
-    frontier.offer(1, 0, tasks(1), True, 0.0)
-    assert frontier.wants().rows == [(1, 1, module.CHUNK)]
-    frontier.offer(1, 1, [], True, 0.0)
+    frontier.offer(Read(1, 0, 4, True), tasks(1), NOTHING, 0.0)
+    assert frontier.wants().rows == [(1, 1, module.CHUNK, False)]
+    frontier.offer(Read(1, 1, 4, False), [], None, 0.0)
     assert frontier.wants().rows == []
 
 
 def test_stale_hosts_are_dropped() -> None:
     """Hosts found from another place than the search has come to are not taken in."""
     frontier = make()
-    frontier.resume()
+    frontier.resume([], 0.0)
     after = frontier.wants().hosts_after
     assert after is not None
-    frontier.admit(after, [1, 2], True)
-    frontier.admit(after, [3], True)
+    frontier.admit(after, [1, 2], True, 0.0)
+    frontier.admit(after, [3], True, 0.0)
     assert sorted(row[0] for row in frontier.wants().rows) == [1, 2]
 
 
@@ -626,7 +648,7 @@ def test_the_search_for_hosts_ends_with_a_pass_that_finds_none() -> None:
     frontier, disk = make(), Disk()
     for host in HOSTS:
         disk.add(host, 1)
-    frontier.resume()
+    frontier.resume([], 0.0)
     read_all(frontier, disk)
     assert frontier.wants() == ([], None)
     assert sorted(ids(frontier.lease("a", 9, 0.0))) == sorted(disk.rows)
@@ -636,20 +658,20 @@ def test_a_host_behind_the_search_is_found_by_another_pass(monkeypatch: pytest.M
     """Rows of a host that does not fit in are not lost, though this pass has gone by and found nothing new."""
     monkeypatch.setattr(module, "MAX_HOSTS", 3)
     frontier = make()
-    frontier.resume()
+    frontier.resume([], 0.0)
     first = frontier.wants().hosts_after
     assert first is not None
-    frontier.added([5, 6])
-    frontier.admit(first, [], False)
-    frontier.admit(first, [5, 6], True)
-    frontier.added([9])
-    frontier.added([2])
-    for key, after, _ in frontier.wants().rows:
-        frontier.offer(key, after, [], True, 0.0)
+    frontier.added([5, 6], 0.0)
+    frontier.admit(first, [], False, 0.0)
+    frontier.admit(first, [5, 6], True, 0.0)
+    frontier.added([9], 0.0)
+    frontier.added([2], 0.0)
+    for read in frontier.wants().rows:
+        frontier.offer(read, [], NOTHING, 0.0)
     assert frontier.wants() == ([], 6)
-    frontier.admit(6, [], False)
+    frontier.admit(6, [], False, 0.0)
     read = frontier.wants()
-    frontier.admit(first, [2], False)
+    frontier.admit(first, [2], False, 0.0)
     assert read.hosts_after == first
     assert 2 in [row[0] for row in frontier.wants().rows]
 
@@ -669,7 +691,7 @@ def test_the_window_has_a_bound_of_hosts(small: dict[str, int]) -> None:
     frontier, disk = make(), Disk()
     for host in range(small["MAX_HOSTS"] * 3):
         disk.add(host, 1)
-    frontier.added(range(small["MAX_HOSTS"] * 3))
+    frontier.added(range(small["MAX_HOSTS"] * 3), 0.0)
     read_all(frontier, disk)
     assert small["MAX_HOSTS"] <= frontier.queued() < small["MAX_HOSTS"] + PAGE
 
@@ -678,7 +700,7 @@ def test_a_host_is_read_ahead_by_chunks() -> None:
     """However long its backlog is, so that one large site does not fill the memory."""
     frontier, disk = make(), Disk()
     disk.add(1, 1000)
-    frontier.added([1])
+    frontier.added([1], 0.0)
     read_all(frontier, disk)
     assert frontier.queued() == module.CHUNK
 
@@ -688,7 +710,7 @@ def test_the_window_has_a_bound_of_tasks(small: dict[str, int]) -> None:
     frontier, disk = make(), Disk()
     for host in range(small["MAX_HOSTS"]):
         disk.add(host, 50)
-    frontier.added(range(small["MAX_HOSTS"]))
+    frontier.added(range(small["MAX_HOSTS"]), 0.0)
     read_all(frontier, disk)
     assert frontier.queued() <= small["MAX_TASKS"]
 
@@ -697,8 +719,8 @@ def test_an_adopted_lease_is_not_read_again() -> None:
     """Its row is still in the backlog; whoever holds it goes on, and its end is the end of it."""
     frontier, disk = make(), Disk()
     disk.add(1, 3)
-    frontier.adopt(7, 1, disk.rows[2].task, "a", 50.0)
-    frontier.resume()
+    frontier.adopt((7, 1, disk.rows[2].task, "a", 50.0))
+    frontier.resume([], 0.0)
     read_all(frontier, disk)
     assert ids(frontier.lease("b", 9, 0.0)) == [1, 3]
     assert frontier.tokens("a") == [7]
@@ -710,7 +732,7 @@ def test_tokens_of_a_later_start_are_greater() -> None:
     """However many leases the earlier one gave."""
     for_epoch = []
     for epoch in (1, 2):
-        frontier = Frontier(Politeness(), epoch, LIFE)
+        frontier = Frontier(Etiquette(Politeness(robots=False)), epoch, LIFE)
         fill(frontier, {1: tasks(1, 2, 3)})
         for_epoch.append([held.token for held in frontier.lease("a", 3, 0.0)])
     assert for_epoch[0] == [(1 << COUNTER_BITS) + n for n in (1, 2, 3)]

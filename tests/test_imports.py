@@ -66,7 +66,7 @@ OUTSIDE = {
         "crawler.export",
         "crawler.cli.",
     ),
-    "protego": ("crawler.worker.robots",),
+    "protego": ("crawler.broker.origins",),
     "cryptography": ("crawler.broker.keys",),
     "idna": ("crawler.producer",),
 }

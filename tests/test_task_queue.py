@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import msgspec
 import pytest
 
 from crawler.broker import TaskQueue, keys
@@ -88,7 +89,10 @@ def failed(token: int, task_id: int, reason: Reason, **more: object) -> Failure:
     return Failure(token=token, task_id=task_id, reason=reason, **more)  # type: ignore[arg-type]
 
 
-def terms(settings: Settings, life: float = 60.0) -> Terms:
+def terms(settings: Settings, life: float = 60.0, robots: bool = False) -> Terms:
+    """Return what a queue is told; robots.txt are none of its business unless *robots* is said."""
+    politeness = msgspec.structs.replace(settings.politeness, robots=robots)
+    settings = msgspec.structs.replace(settings, politeness=politeness)
     base = Welcome(session="", version="1.0", lease_life=life, store="/store", nonce="", settings=settings)
     return Terms(base, lambda session: None, "images/")
 
@@ -98,12 +102,13 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
     """Make a queue with given settings; a second call on the same folder is a restart."""
     ends: list[Callable[[], None]] = []
 
-    def begin(life: float = 60.0, **settings: object) -> Bench:
+    def begin(life: float = 60.0, robots: bool = False, **settings: object) -> Bench:
         while ends:
             ends.pop()()
         ledger = Ledger(tmp_path / "ledger.db", 0, lambda error: None)
         ends.append(ledger.close)
-        local = LocalTaskQueue(ledger, terms(Settings(retry=QUICK, **settings), life))  # type: ignore[arg-type]
+        told = terms(Settings(retry=QUICK, **settings), life, robots)  # type: ignore[arg-type]
+        local = LocalTaskQueue(ledger, told)
         ends.append(local.close)
         if request.param == "local":
             return Bench(local, local, ledger)

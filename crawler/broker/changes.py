@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from crawler.model import Batch, Completion, Lease, ListState, Row, Task
+from crawler.broker.hosts import Held
+from crawler.model import Batch, Completion, ListState, Row, Task
 from crawler.reasons import Reason
 
 #: Bits of an entry's id that are its line.
@@ -113,6 +114,11 @@ class Changes:
         """Keep what the transaction counted."""
         self._kept = (self._task, self._seq)
 
+    @property
+    def db(self) -> sqlite3.Connection:
+        """Return the writing connection, for statements that stand in files of their own."""
+        return self._db
+
     # ------------------------------------------------------------ a start, lists and entries
 
     def set_meta(self, name: str, value: Any) -> None:
@@ -211,10 +217,13 @@ class Changes:
 
     # ------------------------------------------------------------ leases and records
 
-    def lease(self, leases: list[Lease], session: str, expires: float) -> None:
+    def lease(self, leases: list[Held], session: str, expires: float) -> None:
         """Keep leases, for the next start."""
-        values = [(lease.token, lease.task.id, session, expires) for lease in leases]
-        self._db.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", values)
+        values = [
+            (held.token, held.task.id, session, expires, held.host.key, held.origin and held.origin.name)
+            for held in leases
+        ]
+        self._db.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def extend(self, tokens: list[int], expires: float) -> None:
         """Keep a later end of leases."""
@@ -256,6 +265,23 @@ class Changes:
         values = [(d.due, d.host, d.task.attempts, d.task.hops, d.task.target, d.token, d.task.id) for d in delayed]
         self._db.executemany(sql, values)
         self.drop_leases([d.token for d in delayed])
+
+    def postpone(self, ids: list[int], due: float) -> None:
+        """Let tasks that are not leased wait on disk."""
+        self._db.executemany("UPDATE tasks SET state = 1, due = ? WHERE id = ?", [(due, task) for task in ids])
+
+    def refund(self, ids: list[int]) -> None:
+        """Take back an attempt of each of these tasks that wait."""
+        sql = "UPDATE tasks SET attempts = attempts - 1 WHERE id = ? AND state = 1 AND attempts > 0"
+        self._db.executemany(sql, [(task,) for task in ids])
+
+    def revoke(self, pairs: list[tuple[int, str]], now: float) -> None:
+        """Take back the failures (task, reason) recorded last, and an attempt of each: they wait until *now*."""
+        sql = "UPDATE tasks SET state = 1, due = ?, attempts = attempts - 1 WHERE id = ? AND state = 2"
+        for task, reason in pairs:
+            if self._db.execute(sql, (now, task)).rowcount:
+                self._counts["failed"] -= 1
+                self._counts[f"reason:{reason}"] -= 1
 
     def ended_by(self, pairs: list[tuple[int, int]]) -> set[int]:
         """Return those tokens of the (token, task) *pairs* that ended the last lease of their task."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import msgspec
 
 from crawler.broker.changes import Body, Changes, Delayed, Ended, body_of
-from crawler.broker.frontier import Held
+from crawler.broker.frontier import Held, Refused
+from crawler.broker.health import Says
 from crawler.broker.ledger import Ledger
-from crawler.broker.retries import judge
+from crawler.broker.origins import Refusal, SavedOrigin
+from crawler.broker.registry import save_hosts, save_origins
+from crawler.broker.retries import LOCAL_PAUSE, judge, pause, says
 from crawler.broker.state import State
-from crawler.errors import StorageFailed, WireError
-from crawler.model import Completion, Failure, Welcome
+from crawler.errors import CrawlerError, Stopped, StorageFailed, WireError
+from crawler.model import Completion, Failure, Finding, Welcome
 from crawler.reasons import Class, Reason
 
 log = logging.getLogger(__name__)
@@ -37,7 +42,7 @@ class Terms(NamedTuple):
     keep_open: bool = False
     #: Seconds for which nothing may be stored through our own fault before `fail` is called.
     pause_limit: float = 600.0
-    fail: Callable[[StorageFailed], None] = lambda error: None
+    fail: Callable[[CrawlerError], None] = lambda error: None
 
 
 class Ends:
@@ -65,6 +70,9 @@ class Ends:
         with self._state.lock:
             by_token = {item.token: item for item in completions}
             held = self._state.end(session, list(by_token))
+            for rules in [lease for lease in held if lease.origin is not None]:  # no such thing can be completed
+                self._state.frontier.give_back(rules, rules.task, self._state.now())
+                held.remove(rules)
             finals = [self._final(by_token.pop(item.token), item, session) for item in held]
             stale = [(item.token, item.task_id) for item in by_token.values()]
             commit = self._ledger.submit(lambda changes: self._write(changes, finals, [], stale))
@@ -81,12 +89,64 @@ class Ends:
             judged = [self._judge(by_token.pop(item.token), item, session) for item in held]
             finals = [item for item in judged if isinstance(item, Ended)]
             delayed = [item for item in judged if isinstance(item, Delayed)]
-            stale = [(item.token, item.task_id) for item in by_token.values()]
-            commit = self._ledger.submit(lambda changes: self._write(changes, finals, delayed, stale))
+            origins = [item for item in judged if isinstance(item, SavedOrigin)]
+            over = [item.token for item in held if item.origin is not None]
+            stale = [(item.token, item.task_id) for item in by_token.values() if item.task_id]
+            hosts = self._state.frontier.take_changed()
+
+            def write(changes: Changes) -> set[int]:
+                save_hosts(changes.db, hosts)
+                save_origins(changes.db, origins)
+                changes.drop_leases(over)
+                return self._write(changes, finals, delayed, stale)
+
+            commit = self._ledger.submit(write)
         for item in failures:
             if item.reason.facts.kind is Class.LOCAL:
                 self.local_fault(item.detail)
         return self._settle(held, finals, delayed, commit.result())
+
+    def learn(self, session: str, findings: list[Finding]) -> list[int]:
+        """Take what robots.txt say: see TaskQueue."""
+        with self._state.lock:
+            now = self._state.now()
+            texts = {item.token: item.text for item in findings}
+            held = [item for item in self._state.end(session, list(texts)) if item.origin is not None]
+            origins = []
+            for item in held:
+                self._answered(item, session)
+                origins.append(self._state.frontier.learn(item, texts[item.token], now))
+            over = [item.token for item in held]
+            hosts = self._state.frontier.take_changed()
+
+            def write(changes: Changes) -> set[int]:
+                save_hosts(changes.db, hosts)
+                save_origins(changes.db, origins)
+                changes.drop_leases(over)
+                return set()
+
+            commit = self._ledger.submit(write, durable=False)
+        return self._settle(held, [], [], commit.result())
+
+    def refuse(self, refused: list[Refused]) -> None:
+        """Record tasks that fail without being fetched; called with the lock held, and does not wait."""
+        finals = [
+            Ended(None, task.id, refusal.reason, Body(attempts=task.attempts, detail=refusal.detail or None))
+            for task, _, refusal in refused
+        ]
+
+        def settle(done: Future[set[int]]) -> None:
+            if done.exception() is not None:
+                return  # the run ends, and whoever runs it has been told
+            with self._state.lock:
+                now = self._state.now()
+                self._state.tally.ended(finals, now)
+                for item in refused:
+                    self._state.frontier.settle_refused(item, now)
+                self._state.lock.notify_all()
+            self._wake()
+
+        self._ledger.submit(lambda changes: self._write(changes, finals, [], [])).add_done_callback(settle)
 
     def local_fault(self, detail: str) -> None:
         """Note a failure that is our own fault; several in a row pause the run."""
@@ -102,13 +162,19 @@ class Ends:
             limit = self._terms.base.settings.retry.losses
             poisoned = [held for held in ended if held.task.losses + 1 >= limit]
             self._spare([held for held in ended if held.task.losses + 1 < limit])
-            finals = [self._poisoned(held, session) for held in poisoned]
+            finals = [self._poisoned(held, session) for held in poisoned if held.origin is None]
+            refusal = Refusal(Reason.ROBOTS_UNREACHABLE, "the downloader died while fetching robots.txt")
+            for held in poisoned:
+                if held.origin is not None:
+                    self._state.frontier.refuse_origin(held, refusal, self._state.now())
             commit = self._ledger.submit(lambda changes: self._write(changes, finals, [], []))
         self._settle(poisoned, finals, [], commit.result())
 
     def _spare(self, spared: list[Held]) -> None:
         for held in spared:
             task = msgspec.structs.replace(held.task, losses=held.task.losses + 1)
+            if held.origin is not None:
+                held.origin.losses += 1
             self._state.frontier.give_back(held, task, self._state.now())
         ids, tokens = [held.task.id for held in spared], [held.token for held in spared]
         self._ledger.submit(lambda changes: changes.lose(ids, tokens))
@@ -148,20 +214,92 @@ class Ends:
         body = body_of(completion, held.task.attempts + 1, machine, path)
         return Ended(held.token, held.task.id, completion.reason, body)
 
-    def _judge(self, failure: Failure, held: Held, session: str) -> Ended | Delayed:
+    def _judge(self, failure: Failure, held: Held, session: str) -> Ended | Delayed | SavedOrigin | None:
         policy, now = self._terms.base.settings.retry, self._state.now()
+        frontier, said = self._state.frontier, says(failure)
+        if said is Says.ANSWERED:
+            self._answered(held, session)
+        elif self._is_outage(failure, held, session):
+            return Delayed(held.token, held.task, held.host.key, now + LOCAL_PAUSE)
+        else:
+            frontier.note(held, said, _seen(failure), now)
         if failure.retry_after:
-            self._state.frontier.pause(held.host, now + min(failure.retry_after, policy.cap))
+            frontier.pause(held.host, now + min(failure.retry_after, policy.cap))
+        if held.origin is not None:
+            return self._judge_rules(failure, held, said)
         _, machine = self._state.origin_of(held.token, session)
-        return judge(failure, held, policy, machine, now)
+        end = judge(failure, held, policy, machine, now)
+        if said is Says.FAILED and (found := self._state.sessions.find(session)) is not None:
+            found.outage.charged([end])
+        return end
+
+    def _judge_rules(self, failure: Failure, held: Held, said: Says) -> SavedOrigin | None:
+        """
+        Decide what becomes of an origin whose robots.txt could not be had.
+
+        1. Our own fault: it is asked for again, uncharged.
+        2. The host gives no answer: that is the host's health, and its tasks fail when it is given up.
+        3. The host cannot be reached in principle: all its tasks fail for the same reason.
+        4. It answered, but not with rules: tried again some times, and then all is disallowed.
+           Source: RFC 9309, 2.3.1.4.
+        """
+        frontier, policy, now = self._state.frontier, self._terms.base.settings.retry, self._state.now()
+        assert held.origin is not None
+        if failure.reason.facts.kind is Class.LOCAL:
+            frontier.ask_again(held, now + LOCAL_PAUSE)
+        elif said is Says.FAILED:
+            frontier.ask_again(held, now)
+        elif failure.reason.is_final or held.origin.attempts + 1 >= policy.attempts:
+            return frontier.refuse_origin(held, Refusal(failure.reason, failure.detail), now)
+        else:
+            frontier.ask_again(held, now + pause(failure, policy, held.origin.attempts + 1))
+        return None
+
+    def _answered(self, held: Held, session: str) -> None:
+        self._state.frontier.note(held, Says.ANSWERED, "", self._state.now())
+        self._state.answered(session)
+
+    def _is_outage(self, failure: Failure, held: Held, session: str) -> bool:
+        """Tell whether *failure* is that of the machine's network; give back what that cost so far."""
+        found = self._state.sessions.find(session)
+        begins = found is not None and found.outage.since is None
+        if found is None or not found.outage.failed(held, failure, self._state.now()):
+            return False
+        if begins:
+            log.warning("%s cannot reach any host (%s): waiting for its network", found.machine, found.outage.detail)
+            self._give_back(*found.outage.take_charged())
+        return True
+
+    def _give_back(self, charged: list[Ended | Delayed], hosts: set[int]) -> None:
+        now = self._state.now()
+        waiting = [item.task.id for item in charged if isinstance(item, Delayed)]
+        recorded = [(item.task_id, str(item.reason)) for item in charged if isinstance(item, Ended)]
+        self._state.frontier.forgive(hosts, now)
+        self._state.tally.revived(Counter(reason for _, reason in recorded))
+        self._state.next_due = 0.0
+
+        def write(changes: Changes) -> None:
+            changes.refund(waiting)
+            changes.revoke(recorded, now)
+
+        self._ledger.submit(write)
 
     def give_up(self) -> None:
         """End a pause that has lasted too long: the run cannot go on."""
+        limit = f"for {self._terms.pause_limit:.0f} s"
         with self._state.lock:
-            trouble = self._state.trouble
-            over = trouble.since is not None and self._state.now() > trouble.since + self._terms.pause_limit
+            trouble, outage = self._state.trouble, self._state.outage()
+            long_ago = self._state.now() - self._terms.pause_limit
+            over = trouble.since is not None and trouble.since < long_ago
+            cut_off = outage is not None and outage.since is not None and outage.since < long_ago
+        if cut_off and outage is not None:
+            self._terms.fail(Stopped(f"no host could be reached {limit}: {outage.detail}; the same command resumes"))
         if over:
-            limit = f"for {self._terms.pause_limit:.0f} s"
             self._terms.fail(
                 StorageFailed(f"nothing could be stored {limit}: {trouble.detail}; the same command resumes")
             )
+
+
+def _seen(failure: Failure) -> str:
+    """Return what a failure shows of its host, for people."""
+    return f"{failure.reason}: {failure.detail}" if failure.detail else str(failure.reason)

@@ -4,12 +4,13 @@ Which task is handed out next.
 Pure: no I/O, no lock, no clock of its own (every method that needs the time is told it). Whoever owns a frontier calls
 it under one lock, and does what follows from it (disk, network) after that lock is let go.
 
-The backlog is on disk. In memory is a *window* of hosts, each with the next few of its tasks; `wants` names what is
-to be read, `offer` and `admit` bring it. A host leaves the window when nothing of it is left to read, queued or held.
-
     disk ──offer──▶ queued ──lease──▶ held ──end──▶ ending ──settle──▶ (forgotten: its row on disk says the rest)
-                      ▲                 │
-                      └──── give_back ──┘
+                      ▲  │              │              ▲
+                      │  └─── refuse ───┼──────────────┤
+                      └─────────── give_back ──────────┘
+
+The backlog is on disk; what is in memory of it is the business of `window.py`, what a host may be asked that of
+`hosts.py`. Before the first image of an origin its robots.txt is handed out, and its tasks wait for what it says.
 """
 
 from __future__ import annotations
@@ -20,101 +21,26 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from crawler.model import COUNTER_BITS, Progress, Task
-from crawler.settings import Politeness
+from crawler.broker.health import Says
+from crawler.broker.hosts import Etiquette, Facts, Held, Host, SavedHost
+from crawler.broker.origins import FAILURE_LIFE, LIFE, Refusal, SavedOrigin
+from crawler.broker.window import Parked, Read, Wants, Window
+from crawler.model import COUNTER_BITS, HostState, Progress, Task
 
-#: Hosts in the window.
-MAX_HOSTS = 10_000
-#: Tasks in the window; hosts share them.
-MAX_TASKS = 60_000
-#: Tasks read for one host at a time, at most.
-CHUNK = 64
-#: Tasks read for one host at a time, at least.
-MIN_CHUNK = 4
-#: Tasks of a host up to which more are read, at most.
-LOW = 16
-#: Pauses remembered before those that are over are forgotten.
-MAX_PAUSES = 50_000
-#: Hosts that can be handed out at once below which further hosts are read.
-ENOUGH_HOSTS = 1_000
-#: Hosts that one `wants` names.
-READS = 256
+__all__ = ["FOREVER", "Facts", "Frontier", "Held", "Host", "Read", "Refused", "Wants"]
+
+#: Tasks refused in one call of `lease` at most, so that it stays short.
+MAX_REFUSED = 1_000
 
 FOREVER = float("inf")
 
 
-class Wants(NamedTuple):
-    """What the frontier would like to have read from disk."""
+class Refused(NamedTuple):
+    """A task that fails without being fetched. It is *ending* until `settle_refused`."""
 
-    #: (host, id of the last task read, number of tasks) each.
-    rows: list[tuple[int, int, int]]
-    #: Host after which further hosts are looked for, None where there are enough.
-    hosts_after: int | None
-
-
-class Held:
-    """A task that some session holds."""
-
-    __slots__ = ("busy", "expires", "host", "session", "started", "task", "token")
-
-    def __init__(self, token: int, task: Task, host: Host, session: str, expires: float) -> None:
-        self.token = token
-        self.task = task
-        self.host = host
-        self.session = session
-        self.expires = expires
-        #: Whether it takes one of the host's slots: from the lease until its fetch has ended.
-        self.busy = True
-        #: Whether its fetch has been reported as started.
-        self.started = False
-
-
-class Host:
-    """One host of the window."""
-
-    __slots__ = (
-        "busy",
-        "cursor",
-        "ending",
-        "exhausted",
-        "grown",
-        "held",
-        "in_turn",
-        "key",
-        "next_start",
-        "reading",
-        "tasks",
-        "unstarted",
-    )
-
-    def __init__(self, key: int) -> None:
-        self.key = key
-        self.tasks: deque[Task] = deque()
-        #: Slots taken.
-        self.busy = 0
-        #: Of these, fetches not yet reported as started.
-        self.unstarted = 0
-        #: Leases held, fetched ones included.
-        self.held = 0
-        #: Tasks whose end is not yet on disk.
-        self.ending = 0
-        #: Id of the last task read from disk.
-        self.cursor = 0
-        #: Whether disk has no more.
-        self.exhausted = False
-        #: Whether a read is under way.
-        self.reading = False
-        #: Whether rows were added while a read was under way.
-        self.grown = False
-        #: Whether it stands in the turn, or waits for its next start.
-        self.in_turn = False
-        #: Time before which no fetch may start.
-        self.next_start = 0.0
-
-    @property
-    def is_spent(self) -> bool:
-        """Tell whether nothing is left to do for this host."""
-        return self.exhausted and not (self.tasks or self.held or self.ending or self.reading)
+    task: Task
+    host: Host
+    refusal: Refusal
 
 
 class Frontier:
@@ -122,123 +48,91 @@ class Frontier:
     The window of hosts and tasks, and the leases.
 
     Args:
-        politeness: Limits for one host.
+        etiquette: What may be asked of which host.
         epoch: Number of this start of the coordinator, from 1; the high part of every token.
         lease_life: Seconds that a lease lives.
+        began: When an earlier coordinator may still have handed out tasks: pauses between starts are kept from then on.
     """
 
-    def __init__(self, politeness: Politeness, epoch: int, lease_life: float) -> None:
-        self._politeness = politeness
+    def __init__(self, etiquette: Etiquette, epoch: int, lease_life: float, began: float = 0.0) -> None:
+        self._etiquette = etiquette
         self.lease_life = lease_life
+        self._began = began
         self._tokens = itertools.count((epoch << COUNTER_BITS) + 1)
-        self._hosts: dict[int, Host] = {}
+        self._window = Window(etiquette)
         self._turn: deque[Host] = deque()
         self._timers: list[tuple[float, int, Host]] = []
-        self._hungry: dict[int, Host] = {}
-        #: Ends of the pauses of hosts that have left the window.
-        self._pauses: dict[int, float] = {}
         self._held: dict[int, Held] = {}
-        self._adopted: set[int] = set()
-        self._scan_from: int | None = None
-        self._scan_found = True
+        self._refused: list[Refused] = []
+        self._parked: list[Parked] = []
+        self._changed: dict[int, Host] = {}
 
     # ------------------------------------------------------------ reading ahead
 
     def wants(self) -> Wants:
         """Name what to read now; each host is named once until its offer comes."""
-        rows = []
-        chunk = self._chunk()
-        for key in list(itertools.islice(self._hungry, READS)):
-            host = self._hungry.pop(key)
-            host.reading = True
-            rows.append((key, host.cursor, chunk))
-        few = len(self._turn) < ENOUGH_HOSTS and len(self._hosts) < MAX_HOSTS
-        return Wants(rows, self._scan_from if few else None)
+        return self._window.wants(len(self._turn))
 
-    def offer(self, key: int, after: int, tasks: list[Task], exhausted: bool, now: float) -> None:
-        """
-        Bring tasks of a host, read from disk after id *after*; dropped where the host's place has changed since.
+    def is_hungry(self) -> bool:
+        """Tell whether `wants` would name anything."""
+        return self._window.is_hungry(len(self._turn))
 
-        Args:
-            key: The host.
-            after: Id given in `wants`.
-            tasks: In the order of their ids.
-            exhausted: Whether the disk had no more at the time of reading.
-            now: The time.
-        """
-        host = self._hosts.get(key)
-        if host is None or host.cursor != after or not host.reading:
-            return
-        host.reading = False
-        if tasks:
-            host.cursor = tasks[-1].id
-        host.tasks.extend(task for task in tasks if task.id not in self._adopted)
-        host.exhausted = exhausted and not host.grown
-        host.grown = False
-        self._consider(host, now)
+    def offer(self, read: Read, tasks: list[Task], facts: Facts | None, now: float) -> None:
+        """Bring what `wants` named: see Window."""
+        host = self._window.offer(read, tasks, facts, now)
+        if host is not None:
+            if self._began and read.facts:
+                host.next_start = max(host.next_start, self._began + host.gap)
+            self._consider(host, now)
 
-    def admit(self, after: int, hosts: list[int], more: bool) -> None:
-        """Bring hosts with a backlog, found after host *after*; *more* tells whether the disk has further ones."""
-        if self._scan_from != after:
-            return
-        new = [key for key in hosts if key not in self._hosts]
-        for key in new:
-            self._enter(key)
-        self._scan_found = self._scan_found or bool(new)
-        if more:
-            self._scan_from = hosts[-1]
-        else:  # the pass is over: another one only if this one found something
-            self._scan_from = _FIRST if self._scan_found else None
-            self._scan_found = False
+    def admit(self, after: int, hosts: list[int], more: bool, now: float) -> None:
+        """Bring hosts with a backlog: see Window."""
+        self._window.admit(after, hosts, more, now)
 
-    def added(self, hosts: Iterable[int]) -> None:
+    def added(self, hosts: Iterable[int], now: float) -> None:
         """Note that rows of *hosts* have been committed."""
-        for key in hosts:
-            host = self._hosts.get(key)
-            if host is not None:
-                host.exhausted = False
-                host.grown = host.reading
-                self._hunger(host)
-            elif len(self._hosts) < MAX_HOSTS:
-                self._enter(key)
-            else:
-                self._rescan()
+        self._window.added(hosts, now)
 
-    def resume(self) -> None:
-        """Look for hosts on disk from the first one: at a start."""
-        self._rescan()
+    def resume(self, pauses: Iterable[tuple[int, float]], now: float) -> None:
+        """Look for hosts on disk from the first one, but for those that must not be asked yet: at a start."""
+        for key, until in pauses:
+            if self._window.get(key) is None:
+                self._window.remember(key, until, now)
+        self._window.rescan()
 
     def offer_due(self, tasks: list[tuple[int, Task]], now: float) -> None:
         """Bring tasks whose delay is over, each with its host."""
         for key, task in tasks:
-            host = self._hosts.get(key) or self._enter(key)
+            host = self._window.enter(key)
+            self._window.introduce(host, task)
             host.tasks.append(task)
             self._consider(host, now)
 
-    def adopt(self, token: int, key: int, task: Task, session: str, expires: float) -> None:
-        """Take over a lease that an earlier coordinator gave."""
-        host = self._hosts.get(key) or self._enter(key)
-        self._adopted.add(task.id)
-        self._hold(Held(token, task, host, session, expires))
+    def blocked_until(self, key: int) -> float:
+        """Return when a host may be asked again, 0 where that may be now."""
+        return self._window.blocked_until(key)
 
-    def _enter(self, key: int) -> Host:
-        host = self._hosts[key] = Host(key)
-        host.next_start = self._pauses.pop(key, 0.0)
-        self._hunger(host)
-        return host
+    def take_parked(self) -> list[Parked]:
+        """Return, once, the hosts that made room; `parked` is to be called when their tasks are on disk."""
+        found, self._parked = self._parked, []
+        return found
 
-    def _hunger(self, host: Host) -> None:
-        if not host.exhausted and not host.reading and len(host.tasks) <= min(LOW, self._chunk() // 4):
-            self._hungry[host.key] = host
+    def parked(self, key: int) -> None:
+        """Note that the tasks of a host that made room are on disk."""
+        self._window.parked(key)
 
-    def _chunk(self) -> int:
-        """Return how many tasks of a host are read at a time: fewer, the more hosts share the window."""
-        return max(MIN_CHUNK, min(CHUNK, MAX_TASKS // (len(self._hosts) + 1)))
-
-    def _rescan(self) -> None:
-        self._scan_found = True
-        if self._scan_from is None:
-            self._scan_from = _FIRST
+    def adopt(self, held: tuple[int, int, Task, str, float], origin: str | None = None) -> None:
+        """Take over a lease that an earlier coordinator gave: (token, host, task, session, end)."""
+        token, key, task, session, expires = held
+        host = self._window.enter(key)
+        self._window.introduce(host, task)
+        found = Held(token, task, host, session, expires)
+        if origin is not None:
+            found.origin = host.origin(origin)
+            found.origin.asked = True
+        else:
+            self._window.adopted.add(task.id)
+        self._hold(found)
 
     # ------------------------------------------------------------ leases
 
@@ -246,15 +140,20 @@ class Frontier:
         """Hand up to *count* tasks to *session*: hosts in turn, the oldest task of each, none above its limit."""
         self._wake(now)
         out: list[Held] = []
-        while self._turn and len(out) < count:
+        while self._turn and len(out) < count and len(self._refused) < MAX_REFUSED:
             host = self._turn.popleft()
             host.in_turn = False
-            if self._may_start(host) and host.next_start <= now:
-                held = Held(next(self._tokens), host.tasks.popleft(), host, session, now + self.lease_life)
-                self._hold(held)
-                out.append(held)
+            if host.may_start and host.next_start <= now:
+                held = self._next(host, session, now)
+                if held is not None:
+                    out.append(held)
             self._consider(host, now)
         return out
+
+    def take_refused(self) -> list[Refused]:
+        """Return, once, the tasks that fail without being fetched; `settle_refused` is to be called for each."""
+        found, self._refused = self._refused, []
+        return found
 
     def report(self, session: str, progress: Progress, now: float) -> None:
         """Take note of fetches that started and ended; tokens that *session* does not hold are passed over."""
@@ -263,6 +162,7 @@ class Frontier:
             self._consider(held.host, now)
         for held in self._of(session, progress.fetched):
             self._free(held, now)
+            self.note(held, Says.ANSWERED, "", now)
 
     def extend(self, session: str, tokens: list[int], now: float) -> list[int]:
         """Let leases live on; return those that *session* holds."""
@@ -277,33 +177,36 @@ class Frontier:
         if held is None or held.session != session:
             return None
         self._free(held, now)
-        self._drop(held)
+        del self._held[token]
+        held.host.held -= 1
         held.host.ending += 1
         return held
 
     def settle(self, held: Held, now: float) -> None:
         """Forget an ending task: its end is on disk."""
-        held.host.ending -= 1
-        self._consider(held.host, now)
+        self._settle(held.host, now)
+
+    def settle_refused(self, refused: Refused, now: float) -> None:
+        """Forget a refused task: its end is on disk."""
+        self._settle(refused.host, now)
 
     def give_back(self, held: Held, task: Task, now: float) -> None:
-        """Put the *task* of an ending lease at the front of its host's queue."""
-        held.host.ending -= 1
-        held.host.tasks.appendleft(task)
-        self._consider(held.host, now)
+        """Put the *task* of an ending lease at the front of its host's queue; a robots.txt will be asked for again."""
+        if held.origin is not None:
+            held.origin.asked = False
+            self._resume_waiting(held.host)
+        else:
+            held.host.tasks.appendleft(task)
+        self._settle(held.host, now)
 
     def transfer(self, session: str, token: int, to: str) -> Held | None:
         """Move a lease to session *to*, where it does not expire. None where *session* does not hold it."""
         held = self._held.get(token)
-        if held is None or held.session != session:
+        if held is None or held.session != session or held.origin is not None:
             return None
         held.session = to
         held.expires = FOREVER
         return held
-
-    def pause(self, host: Host, until: float) -> None:
-        """Let no fetch of *host* start before *until*."""
-        host.next_start = max(host.next_start, until)
 
     def expired(self, now: float) -> list[tuple[str, int]]:
         """Return (session, token) of the leases that have run out."""
@@ -320,11 +223,11 @@ class Frontier:
 
     def queued(self) -> int:
         """Count the tasks in memory that wait."""
-        return sum(len(host.tasks) for host in self._hosts.values())
+        return self._window.queued()
 
     def leased(self) -> int:
-        """Count leases."""
-        return len(self._held)
+        """Count the tasks that are leased."""
+        return sum(1 for held in self._held.values() if held.origin is None)
 
     def by_session(self) -> dict[str, int]:
         """Count leases by session."""
@@ -333,14 +236,113 @@ class Frontier:
             counts[held.session] = counts.get(held.session, 0) + 1
         return counts
 
-    def is_hungry(self) -> bool:
-        """Tell whether `wants` would name anything."""
-        few = len(self._turn) < ENOUGH_HOSTS and len(self._hosts) < MAX_HOSTS
-        return bool(self._hungry) or (few and self._scan_from is not None)
-
     def next_wake(self) -> float:
         """Return the time at which a host that waits may start again, or infinity."""
-        return self._timers[0][0] if self._timers else FOREVER
+        return min(self._timers[0][0] if self._timers else FOREVER, self._window.next_return())
+
+    # ------------------------------------------------------------ how hosts fare
+
+    def pause(self, host: Host, until: float) -> None:
+        """Let no fetch of *host* start before *until*."""
+        if until > host.next_start:
+            host.next_start = until
+            self._changed[host.key] = host
+
+    def note(self, held: Held, says: Says, detail: str, now: float) -> None:
+        """Take note of what the end of a fetch says about its host."""
+        host = held.host
+        match says:
+            case Says.ANSWERED:
+                changed = host.answered()
+            case Says.FAILED:
+                changed = host.failed(held, detail, now)
+            case Says.ASKED:
+                host.asked_to_wait(held, now)
+                changed = host.failed(held, detail, now) or True
+            case _:
+                changed = False
+        if changed:
+            self._changed[host.key] = host
+
+    def learn(self, held: Held, text: str, now: float) -> SavedOrigin:
+        """Take the robots.txt that the ending lease *held* found; return what is to be kept of it."""
+        assert held.origin is not None
+        held.origin.learn(text, now + LIFE)
+        held.host.settle_delay()
+        self._resume_waiting(held.host)
+        return SavedOrigin(held.host.key, held.origin.name, now + LIFE, text)
+
+    def refuse_origin(self, held: Held, refusal: Refusal, now: float) -> SavedOrigin:
+        """Let all tasks of an origin fail, whose robots.txt the ending lease *held* could not get."""
+        assert held.origin is not None
+        held.origin.refuse(refusal, now + FAILURE_LIFE)
+        self._resume_waiting(held.host)
+        return SavedOrigin(held.host.key, held.origin.name, now + FAILURE_LIFE, None, refusal)
+
+    def ask_again(self, held: Held, until: float) -> None:
+        """Ask for a robots.txt again at *until*, which the ending lease *held* could not get."""
+        assert held.origin is not None
+        held.origin.asked = False
+        held.origin.attempts += 1
+        self.pause(held.host, until)
+        self._resume_waiting(held.host)
+
+    def forgive(self, keys: Iterable[int], now: float) -> None:
+        """Give hosts a new chance."""
+        forgiven = self._window.forgive(keys)
+        waits = {host.key for host in forgiven}
+        self._timers = [timer for timer in self._timers if timer[1] not in waits]
+        heapq.heapify(self._timers)
+        for host in forgiven:
+            host.in_turn = host in self._turn
+            self._consider(host, now)
+
+    def take_changed(self) -> list[SavedHost]:
+        """Return, once, the hosts whose state is to be kept anew."""
+        found, self._changed = [host.save() for host in self._changed.values()], {}
+        return found
+
+    def unwell(self, now: float) -> list[Host]:
+        """Return the hosts of the window that are not healthy, or wait for longer than their pause between starts."""
+        return [
+            host
+            for host in self._window
+            if host.state is not HostState.HEALTHY or host.next_start > now + max(1.0, host.gap)
+        ]
+
+    # ------------------------------------------------------------ inside
+
+    def _next(self, host: Host, session: str, now: float) -> Held | None:
+        """Hand out the next thing that may be fetched of *host*: a task, or the robots.txt that it waits for."""
+        refusal = host.refusal(now)
+        while host.tasks and len(self._refused) < MAX_REFUSED:
+            task, no, origin = host.tasks.popleft(), refusal, None
+            if no is None and self._etiquette.robots:
+                origin = host.origin_of(task)
+                if origin.asked:
+                    host.waiting.append(task)
+                    continue
+                if origin.is_known(now):
+                    no, origin = origin.judge(task.target or task.url), None
+                else:
+                    host.tasks.appendleft(task)
+                    task = Task(id=0, url=origin.url, losses=origin.losses)
+            if no is None:
+                return self._hand_out(host, task, origin, (session, now))
+            host.ending += 1
+            self._refused.append(Refused(task, host, no))
+        return None
+
+    def _hand_out(self, host: Host, task: Task, origin: object, to: tuple[str, float]) -> Held:
+        session, now = to
+        held = Held(next(self._tokens), task, host, session, now + self.lease_life)
+        held.began = now
+        if origin is not None:
+            held.origin = host.origin_of(task)
+            held.origin.asked = True
+        host.make_probe(held)
+        self._hold(held)
+        return held
 
     def _of(self, session: str, tokens: list[int]) -> list[Held]:
         found = (self._held.get(token) for token in tokens)
@@ -356,11 +358,7 @@ class Frontier:
         if not held.started:
             held.started = True
             held.host.unstarted -= 1
-            self.pause(held.host, now + self._politeness.delay)
-
-    def _drop(self, held: Held) -> None:
-        del self._held[held.token]
-        held.host.held -= 1
+            held.host.next_start = max(held.host.next_start, now + held.host.gap)
 
     def _free(self, held: Held, now: float) -> None:
         if held.busy:
@@ -369,39 +367,34 @@ class Frontier:
             self._start(held, now)  # an end may come before the report of its start; it was not later than now
             self._consider(held.host, now)
 
+    def _settle(self, host: Host, now: float) -> None:
+        host.ending -= 1
+        self._consider(host, now)
+
+    def _resume_waiting(self, host: Host) -> None:
+        """Let the tasks that wait for a robots.txt be looked at again."""
+        host.tasks.extendleft(reversed(host.waiting))
+        host.waiting.clear()
+
     # ------------------------------------------------------------ turns
 
-    def _may_start(self, host: Host) -> bool:
-        # With a pause between starts, one whose start has not been reported yet bars the next.
-        barred = self._politeness.delay > 0 and host.unstarted > 0
-        return bool(host.tasks) and host.busy < self._politeness.per_host and not barred
-
     def _consider(self, host: Host, now: float) -> None:
-        """Put a host that may start into the turn, or to its time; let a spent one go."""
-        self._hunger(host)
-        if host.in_turn or not (self._may_start(host) or host.is_spent):
+        """Put a host that may start into the turn, or to its time; let a spent one go, and one that waits for long."""
+        self._window.hunger(host)
+        if host.in_turn:
             return
         if host.is_spent:
-            self._leave(host, now)
-            return
-        host.in_turn = True
-        if host.next_start > now:
-            heapq.heappush(self._timers, (host.next_start, host.key, host))
-        else:
-            self._turn.append(host)
-
-    def _leave(self, host: Host, now: float) -> None:
-        """Make room in the window; only the pause of a host is remembered."""
-        self._hosts.pop(host.key, None)
-        if host.next_start > now:
-            self._pauses[host.key] = host.next_start
-        if len(self._pauses) > MAX_PAUSES:
-            self._pauses = {key: until for key, until in self._pauses.items() if until > now}
+            self._window.leave(host, now)
+        elif host.may_start and (parked := self._window.park(host, now)) is not None:
+            self._parked.append(parked)
+        elif host.may_start:
+            host.in_turn = True
+            if host.next_start > now:
+                heapq.heappush(self._timers, (host.next_start, host.key, host))
+            else:
+                self._turn.append(host)
 
     def _wake(self, now: float) -> None:
+        self._window.wake(now)
         while self._timers and self._timers[0][0] <= now:
             self._turn.append(heapq.heappop(self._timers)[2])
-
-
-#: Before the first host: keys are 64 bit, signed.
-_FIRST = -(1 << 63)

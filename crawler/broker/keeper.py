@@ -6,10 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
-from crawler.broker.frontier import FOREVER, MAX_TASKS
+from crawler.broker.frontier import FOREVER
 from crawler.broker.ledger import Ledger
+from crawler.broker.registry import save_hosts
 from crawler.broker.state import State
+from crawler.broker.window import MAX_TASKS
 from crawler.errors import StorageFailed
 
 log = logging.getLogger(__name__)
@@ -18,6 +21,8 @@ log = logging.getLogger(__name__)
 TICK = 0.2
 #: Delayed tasks taken back at a time.
 DUE = 500
+#: Seconds of waiting for a host for which a task that is due stays in memory.
+SOON = 1.0
 #: Hosts looked for at a time.
 HOSTS = 64
 
@@ -67,6 +72,7 @@ class Keeper:
                 self._work.clear()
                 self._refill()
                 self._take_due()
+                self._make_room()
                 if time.monotonic() - looked >= TICK:
                     looked = time.monotonic()
                     self._end_overdue()
@@ -86,13 +92,17 @@ class Keeper:
                 if not state.frontier.is_hungry():
                     return
                 wants = state.frontier.wants()
-            offers = [(key, after, count, view.backlog(key, after, count)) for key, after, count in wants.rows]
+            offers = [
+                (read, view.backlog(*read[:3]), view.facts(read.key, state.now()) if read.facts else None)
+                for read in wants.rows
+            ]
             hosts = [] if wants.hosts_after is None else view.hosts(wants.hosts_after, HOSTS)
             with state.lock:
-                for key, after, count, tasks in offers:
-                    state.frontier.offer(key, after, tasks, len(tasks) < count, state.now())
+                now = state.now()
+                for read, tasks, facts in offers:
+                    state.frontier.offer(read, tasks, facts, now)
                 if wants.hosts_after is not None:
-                    state.frontier.admit(wants.hosts_after, hosts, len(hosts) == HOSTS)
+                    state.frontier.admit(wants.hosts_after, hosts, len(hosts) == HOSTS, now)
                 state.lock.notify_all()
 
     def _take_due(self) -> None:
@@ -105,11 +115,39 @@ class Keeper:
         tasks = self._ledger.change(lambda changes: changes.take_due(now, DUE))
         following = self._ledger.view.next_due()
         with state.lock:
-            state.frontier.offer_due(tasks, now)
-            state.tally.delayed -= len(tasks)
+            ready = []
+            for key, task in tasks:
+                until = state.frontier.blocked_until(key)
+                if until > now + SOON:
+                    self._postpone([task.id], until)
+                else:
+                    ready.append((key, task))
+            state.frontier.offer_due(ready, now)
+            state.tally.delayed -= len(ready)
             if following is not None:
                 state.next_due = min(state.next_due, following)
+            if state.frontier.is_hungry():
+                self._work.set()
             state.lock.notify_all()
+
+    def _postpone(self, ids: list[int], until: float) -> Future[None]:
+        """Let tasks wait on disk for as long as their host must not be asked; called with the lock held."""
+        self._state.next_due = min(self._state.next_due, until)
+        return self._ledger.submit(lambda changes: changes.postpone(ids, until), durable=False)
+
+    def _make_room(self) -> None:
+        """Write back the tasks of hosts that wait for long, and keep what became of hosts."""
+        state = self._state
+        with state.lock:
+            parked = [(host, self._postpone(host.ids, host.until)) for host in state.frontier.take_parked()]
+            state.tally.delayed += sum(len(host.ids) for host, _ in parked)
+            changed = state.frontier.take_changed()
+            if changed:
+                self._ledger.submit(lambda changes: save_hosts(changes.db, changed), durable=False)
+        for host, written in parked:
+            written.result()
+            with state.lock:
+                state.frontier.parked(host.key)
 
     def _end_overdue(self) -> None:
         state = self._state

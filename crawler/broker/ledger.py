@@ -57,7 +57,7 @@ CREATE TABLE urls(hash INTEGER PRIMARY KEY, task INTEGER NOT NULL);
 CREATE TABLE leases(
     token INTEGER PRIMARY KEY, task INTEGER NOT NULL, session TEXT NOT NULL, expires REAL NOT NULL,
     host INTEGER, origin TEXT);
--- hosts that have a state to be kept; state: 0 healthy, 1 slowed, 2 open, 3 unavailable; until: asked again from then on
+-- hosts that have a state to be kept: 0 healthy, 1 slowed, 2 open, 3 unavailable; until: not asked before
 CREATE TABLE hosts(
     key INTEGER PRIMARY KEY, name TEXT NOT NULL, state INTEGER NOT NULL, until REAL NOT NULL, body BLOB NOT NULL);
 CREATE INDEX unwell ON hosts(state) WHERE state > 0;

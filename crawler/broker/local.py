@@ -14,7 +14,7 @@ from crawler.broker.ends import Ends, Terms
 from crawler.broker.frontier import FOREVER
 from crawler.broker.keeper import Keeper
 from crawler.broker.ledger import Ledger
-from crawler.broker.sessions import Session, welcome
+from crawler.broker.sessions import LOCAL, Session, welcome
 from crawler.broker.state import OWN, State
 from crawler.errors import VersionMismatch
 from crawler.model import (
@@ -22,6 +22,7 @@ from crawler.model import (
     Batch,
     Completion,
     Failure,
+    Finding,
     Grant,
     Hello,
     Lease,
@@ -115,7 +116,7 @@ class LocalTaskQueue:
             if result.next_line == batch.next_line:
                 self._state.lists.put(list_id, session, batch)
             self._state.tally.put(result.tasks, result.entries, result.bad)
-            self._state.frontier.added(result.hosts)
+            self._state.frontier.added(result.hosts, self._state.now())
         self._keeper.wake()
         return result.next_line
 
@@ -133,15 +134,25 @@ class LocalTaskQueue:
         count = max(1, min(max_tasks, MAX_BATCH))
         give_up = time.monotonic() + max(0.0, min(wait, MAX_WAIT))
         with self._state.lock:
-            self._state.frontier.report(session, progress, self._state.now())
+            self._report(session, progress)
             while True:
                 holder = self._state.sessions.get(session)
                 grant = self._granted(holder, number) or self._grant(holder, number, count, give_up)
                 if grant is not None:
-                    return grant
+                    break
                 self._state.lock.wait(
                     max(0.0, min(give_up - time.monotonic(), self._state.frontier.next_wake() - self._state.now()))
                 )
+            commit = holder.commit
+        # Those of another process go on fetching when this one is killed: the next coordinator must know of them.
+        if commit is not None and not session.startswith(LOCAL):
+            commit.result()
+        return grant
+
+    def _report(self, session: str, progress: Progress) -> None:
+        self._state.frontier.report(session, progress, self._state.now())
+        if progress.fetched:
+            self._state.answered(session)
 
     def _granted(self, holder: Session, number: int) -> Grant | None:
         """Return what was answered to this request before; an older one than the last gets nothing."""
@@ -150,18 +161,25 @@ class LocalTaskQueue:
         return Grant(status=self._state.status()) if number < holder.number else None
 
     def _grant(self, holder: Session, number: int, count: int, give_up: float) -> Grant | None:
-        status = self._state.status()
+        status, now = self._state.status(), self._state.now()
         if self._state.trouble.since is not None:  # one task at a time shows whether it is over
             count = 1 - min(1, self._state.frontier.leased())
-        held = self._state.frontier.lease(holder.id, count, self._state.now()) if status is QueueStatus.OPEN else []
+        if holder.outage.since is not None:  # the same, for this machine
+            count = min(count, int(now >= holder.outage.next_probe and not self._state.frontier.tokens(holder.id)))
+        held = self._state.frontier.lease(holder.id, count, now) if status is QueueStatus.OPEN and count else []
+        if refused := self._state.frontier.take_refused():
+            self._ends.refuse(refused)
         if self._state.frontier.is_hungry():
             self._keeper.wake()
         if not held and status is QueueStatus.OPEN and time.monotonic() < give_up:
             return None
-        leases = [Lease(token=item.token, task=item.task) for item in held]
+        follow = not self._terms.base.settings.politeness.robots
+        leases = [
+            Lease(token=item.token, task=item.task, robots=item.origin is not None, follow=follow) for item in held
+        ]
         if held:
             expires = held[0].expires
-            self._ledger.submit(lambda changes: changes.lease(leases, holder.id, expires), durable=False)
+            holder.commit = self._ledger.submit(lambda changes: changes.lease(held, holder.id, expires), durable=False)
         grace = None if self._state.drain_at is None else max(0.0, self._state.drain_at - self._state.now())
         holder.number, holder.grant = number, Grant(status=status, leases=leases, grace=grace)
         self._state.lock.notify_all()
@@ -172,7 +190,7 @@ class LocalTaskQueue:
         with self._state.lock:
             self._state.sessions.get(session)
             now = self._state.now()
-            self._state.frontier.report(session, progress, now)
+            self._report(session, progress)
             kept = self._state.frontier.extend(session, tokens, now)
             if kept:
                 self._ledger.submit(
@@ -193,8 +211,7 @@ class LocalTaskQueue:
             if held is None:
                 return False
             self._state.origin[token] = (session, self._state.machine_of(session))
-            lease = Lease(token=token, task=held.task)
-            self._ledger.submit(lambda changes: changes.lease([lease], OWN, FOREVER), durable=False)
+            self._ledger.submit(lambda changes: changes.lease([held], OWN, FOREVER), durable=False)
         return True
 
     def release(self, session: str, tokens: list[int], lost: bool) -> None:
@@ -214,6 +231,10 @@ class LocalTaskQueue:
     def retry(self, session: str, failures: list[Failure]) -> list[int]:
         """End leases whose fetch failed: see TaskQueue."""
         return self._ends.retry(session, failures)
+
+    def learn(self, session: str, findings: list[Finding]) -> list[int]:
+        """Take what robots.txt say: see TaskQueue."""
+        return self._ends.learn(session, findings)
 
     def local_fault(self, detail: str) -> None:
         """Note a failure at the coordinator that is its own fault; several in a row pause the run."""
@@ -253,7 +274,8 @@ class LocalTaskQueue:
                 lists_part=self._state.lists.part(),
                 incomplete_lists=self._state.lists.incomplete(),
                 workers=self._state.workers(),
-                trouble=self._ledger.paused or (self._state.trouble.detail if self._state.trouble.since else None),
+                hosts=self._state.host_stats(),
+                trouble=self._ledger.paused or self._state.why_paused(),
             )
 
     def alive(self) -> set[str]:

@@ -9,12 +9,41 @@ import msgspec
 
 from crawler.broker.changes import Body, Delayed, Ended, host_key
 from crawler.broker.frontier import Held
+from crawler.broker.health import Says
 from crawler.model import Failure
-from crawler.reasons import Class
+from crawler.reasons import Class, Reason
 from crawler.settings import RetryPolicy
 
+#: Statuses by which a host asks to be left alone for a while.
+ASKING = (429, 503)
+#: Failures to get an answer from a host.
+SILENT = frozenset(
+    {
+        Reason.RESOLVER_FAILED,
+        Reason.CONNECT_FAILED,
+        Reason.CONNECT_TIMEOUT,
+        Reason.CONNECTION_LOST,
+        Reason.TIMEOUT,
+    }
+)
+#: Failures before any host could be asked.
+NO_HOST = frozenset({Reason.BAD_URL, Reason.NAME_NOT_FOUND, Reason.ADDRESS_REFUSED, Reason.INTERNAL})
 #: Seconds after which a task is tried again that failed through our own fault.
 LOCAL_PAUSE = 5.0
+
+
+def says(failure: Failure) -> Says:
+    """Return what *failure* says about its host."""
+    # 1. It lives, but wants to be left alone.
+    if failure.http_status in ASKING:
+        return Says.ASKED
+    # 2. There was no response, or none in time.
+    if failure.reason in SILENT and failure.http_status is None:
+        return Says.FAILED
+    # 3. Our own fault, a name without a host, or nothing that was fetched at all.
+    if failure.reason.facts.kind is Class.LOCAL or failure.reason in NO_HOST:
+        return Says.NOTHING
+    return Says.ANSWERED
 
 
 def judge(failure: Failure, held: Held, policy: RetryPolicy, machine: str, now: float) -> Ended | Delayed:
@@ -41,7 +70,11 @@ def judge(failure: Failure, held: Held, policy: RetryPolicy, machine: str, now: 
     if kind is Class.LOCAL:
         return Delayed(held.token, task, held.host.key, now + LOCAL_PAUSE)
     attempts = task.attempts + 1
-    if kind is Class.TRANSIENT and attempts < policy.attempts:
+    limit = policy.attempts
+    # A host that is fetched from too fast says so to whatever comes next: no fault of this task.
+    if failure.http_status in ASKING and limit > 1:
+        limit = max(limit, policy.asked)
+    if kind is Class.TRANSIENT and attempts < limit:
         charged = msgspec.structs.replace(task, attempts=attempts)
         return Delayed(held.token, charged, held.host.key, now + pause(failure, policy, attempts))
     body = Body(attempts=attempts, worker=machine, detail=failure.detail or None, http_status=failure.http_status)

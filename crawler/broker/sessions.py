@@ -6,7 +6,9 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future
 
+from crawler.broker.outage import Outage
 from crawler.errors import UnknownSession
 from crawler.model import Grant, Hello, Role, Welcome
 
@@ -35,6 +37,9 @@ class Session:
         self.grant: Grant | None = None
         #: Tasks it completed.
         self.completed = 0
+        self.outage = Outage()
+        #: When the leases last granted are on disk.
+        self.commit: Future[None] | None = None
 
 
 class Sessions:

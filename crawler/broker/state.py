@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import heapq
+import logging
 import threading
 import time
+from collections import Counter
 
 from crawler.broker.frontier import Frontier, Held
+from crawler.broker.hosts import Etiquette
 from crawler.broker.ledger import Ledger
 from crawler.broker.lists import Lists
+from crawler.broker.outage import Outage
 from crawler.broker.sessions import LOCAL, Sessions
 from crawler.broker.tally import Tally
 from crawler.broker.trouble import Trouble
-from crawler.model import QueueStatus, Role, Welcome, WorkerStats
+from crawler.model import HostState, HostStats, HostWait, QueueStatus, Role, Welcome, WorkerStats
 
+log = logging.getLogger(__name__)
+
+#: Hosts named in statistics.
+MAX_SHOWN = 10
 #: Session of the coordinator's own consumer.
 OWN = "coordinator"
 
@@ -36,7 +45,8 @@ class State:
         self.sessions = Sessions()
         # What the last coordinator and its children held is free: they ended with it.
         epoch = ledger.change(lambda changes: changes.next_epoch((OWN, LOCAL)))
-        self.frontier = Frontier(base.settings.politeness, epoch, base.lease_life)
+        etiquette = Etiquette(base.settings.politeness, base.settings.access.user_agent)
+        self.frontier = Frontier(etiquette, epoch, base.lease_life, self.now() if epoch > 1 else 0.0)
         self.tally = Tally(view.counters(), view.tasks(), view.delayed())
         self.lists = Lists(view.lists(), self.now())
         #: Session that downloaded what the coordinator's consumer holds now, and its machine, by token.
@@ -53,8 +63,8 @@ class State:
         for saved in self._ledger.view.leases():
             # Not longer than a lease lives, should the clock have been set back since.
             expires = min(saved.expires, self.now() + self.frontier.lease_life)
-            self.frontier.adopt(saved.token, saved.host, saved.task, saved.session, expires)
-        self.frontier.resume()
+            self.frontier.adopt((saved.token, saved.host, saved.task, saved.session, expires), saved.origin)
+        self.frontier.resume(self._ledger.view.paused(self.now()), self.now())
 
     def now(self) -> float:
         """Return the time: steady within a run, and near enough to the wall's clock to be kept for the next one."""
@@ -84,6 +94,43 @@ class State:
             for item in self.sessions
             if item.role is Role.WORKER
         ]
+
+    def why_paused(self) -> str | None:
+        """Return why nothing is stored or fetched at the moment, None where all is well."""
+        if self.trouble.since is not None:
+            return self.trouble.detail
+        outage = self.outage()
+        return None if outage is None else f"no host can be reached: {outage.detail}"
+
+    def host_stats(self) -> HostStats:
+        """Count hosts of the window by state, and name those that wait longest."""
+        now = self.now()
+        hosts = self.frontier.unwell(now)
+        counts = Counter(host.state for host in hosts)
+        waiting = [
+            HostWait(name=host.name, state=host.state, until=host.next_start, detail=host.detail[:200])
+            for host in heapq.nlargest(MAX_SHOWN, hosts, key=lambda host: host.next_start)
+            if host.next_start > now
+        ]
+        return HostStats(
+            slowed=counts[HostState.SLOWED],
+            open=counts[HostState.OPEN],
+            unavailable=counts[HostState.UNAVAILABLE],
+            waiting=waiting,
+        )
+
+    def outage(self) -> Outage | None:
+        """Return the network outage that began last, None while any worker reaches its hosts, or none is here."""
+        found = [item.outage for item in self.sessions if item.role is Role.WORKER]
+        if not found or any(outage.since is None for outage in found):
+            return None
+        return max(found, key=lambda outage: outage.since or 0.0)
+
+    def answered(self, session: str) -> None:
+        """Note that a host answered the machine of *session*: its network works."""
+        found = self.sessions.find(session)
+        if found is not None and found.outage.worked():
+            log.warning("%s reaches hosts again", found.machine)
 
     def end(self, session: str, tokens: list[int]) -> list[Held]:
         """End those of the leases *tokens* that *session* holds; each must be settled or given back."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crawler.broker.changes import LINE_BITS, decode_body
+from crawler.broker.hosts import Facts
+from crawler.broker.registry import read_facts, read_paused
 from crawler.errors import OutUnusable
 from crawler.model import ListState, Outcome, Record, Task
 from crawler.reasons import Reason
@@ -33,6 +35,8 @@ class SavedLease(NamedTuple):
     session: str
     expires: float
     host: int
+    #: Of the robots.txt that is leased, None where it is a task.
+    origin: str | None
     task: Task
 
 
@@ -136,8 +140,20 @@ class View:
 
     def leases(self) -> list[SavedLease]:
         """Return the leases that an earlier coordinator left."""
-        sql = f"SELECT l.token, l.session, l.expires, t.host, {_TASK} FROM leases l JOIN tasks t ON t.id = l.task"
-        return [SavedLease(row[0], row[1], row[2], row[3], _task(row[4:])) for row in self._all(sql)]
+        sql = (
+            "SELECT l.token, l.session, l.expires, ifnull(l.host, t.host), l.origin, t.id, t.url, t.target, t.hops,"
+            " t.attempts, t.losses FROM leases l LEFT JOIN tasks t ON t.id = l.task"
+            " WHERE t.id IS NOT NULL OR l.origin IS NOT NULL"
+        )
+        return [SavedLease(*row[:5], _task(row[5:]) if row[4] is None else _rules(row[4])) for row in self._all(sql)]
+
+    def facts(self, key: int, now: float) -> Facts:
+        """Return what is known of the host *key*."""
+        return read_facts(self._all, key, now)
+
+    def paused(self, now: float) -> list[tuple[int, float]]:
+        """Return (key, time) of hosts that must not be asked before a time to come."""
+        return read_paused(self._all, now)
 
     def records(self, after: int, count: int) -> list[Record]:
         """Return up to *count* recordings with a `seq` above *after*, in order."""
@@ -175,6 +191,10 @@ class View:
     def _all(self, sql: str, *values: Any) -> list[Any]:
         with self._lock:
             return self._db.execute(sql, values).fetchall()
+
+
+def _rules(origin: str) -> Task:
+    return Task(id=0, url=f"{origin}/robots.txt")
 
 
 def _task(row: Any) -> Task:

@@ -1,0 +1,116 @@
+"""
+What the robots.txt of an origin (scheme, name, port) lets us fetch. Pure: the text comes from a worker.
+
+Source: RFC 9309.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from protego import Protego
+
+from crawler.reasons import Reason
+
+#: Seconds for which rules are used again. Source: RFC 9309, 2.4.
+LIFE = 24 * 3600.0
+#: Seconds after which rules that could not be had are asked for again.
+FAILURE_LIFE = 3600.0
+#: Largest Crawl-delay that is kept to; whoever asks for more would be served by no list's end.
+MAX_CRAWL_DELAY = 300.0
+
+
+class Refusal(NamedTuple):
+    """Why a task fails without being fetched."""
+
+    reason: Reason
+    detail: str
+
+
+class SavedOrigin(NamedTuple):
+    """What a ledger keeps of an origin."""
+
+    host: int
+    origin: str
+    expires: float
+    #: The robots.txt, "" where all is allowed, None where it could not be had.
+    text: str | None
+    refusal: Refusal | None = None
+
+
+def origin_of(url: str) -> str:
+    """Return scheme, name and port of a canonical URL, as in http://a.example:8080."""
+    end = len(url)
+    for mark in "/?":
+        found = url.find(mark, 8)
+        if found > 0:
+            end = min(end, found)
+    return url[:end]
+
+
+def product_of(user_agent: str) -> str:
+    """Return the product that rules are looked up for: the first word of a User-Agent, without its version."""
+    return re.split(r"[/\s]", user_agent.strip(), maxsplit=1)[0] or "crawler"
+
+
+class Origin:
+    """
+    The rules of one origin, or that they are not known.
+
+    Args:
+        name: As `origin_of` returns it.
+        product: Whose rules count.
+    """
+
+    __slots__ = ("_product", "_rules", "asked", "attempts", "crawl_delay", "expires", "losses", "name", "refusal")
+
+    def __init__(self, name: str, product: str) -> None:
+        self.name = name
+        self._product = product
+        self._rules: Protego | None = None
+        #: Why nothing can be fetched here, None where the rules decide.
+        self.refusal: Refusal | None = None
+        #: Until when what is known counts.
+        self.expires = 0.0
+        #: Whether some session is fetching the rules.
+        self.asked = False
+        #: Fetches of the rules that failed in a row.
+        self.attempts = 0
+        #: Times the child that was fetching the rules died.
+        self.losses = 0
+        #: Seconds between two starts that the rules ask for.
+        self.crawl_delay = 0.0
+
+    @property
+    def url(self) -> str:
+        """Return where the rules are."""
+        return f"{self.name}/robots.txt"
+
+    def is_known(self, now: float) -> bool:
+        """Tell whether it can be judged what may be fetched."""
+        return now < self.expires
+
+    def judge(self, url: str) -> Refusal | None:
+        """Return why *url* may not be fetched, None where it may."""
+        if self.refusal is not None:
+            return self.refusal
+        if self._rules is not None and not self._rules.can_fetch(url, self._product):
+            return Refusal(Reason.ROBOTS_DISALLOWED, self.url)
+        return None
+
+    def learn(self, text: str, expires: float) -> None:
+        """Take the rules: *text* of a robots.txt, "" where all is allowed."""
+        self._rules = Protego.parse(text) if text else None
+        wanted = self._rules.crawl_delay(self._product) if self._rules is not None else None
+        self.crawl_delay = min(MAX_CRAWL_DELAY, max(0.0, wanted or 0.0))
+        self.refusal, self.expires, self.asked, self.attempts = None, expires, False, 0
+
+    def refuse(self, refusal: Refusal, expires: float) -> None:
+        """Let all fail: the rules cannot be had."""
+        self._rules, self.crawl_delay = None, 0.0
+        self.refusal, self.expires, self.asked, self.attempts = refusal, expires, False, 0
+
+    def forget(self) -> None:
+        """Ask again."""
+        self.expires, self.attempts = 0.0, 0

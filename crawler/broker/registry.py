@@ -1,0 +1,75 @@
+"""What a ledger keeps of hosts and of their robots.txt: the statements, and their rows as data."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from crawler.broker.health import SavedHealth
+from crawler.broker.hosts import Facts, SavedHost
+from crawler.broker.origins import Refusal, SavedOrigin
+from crawler.model import HostState
+from crawler.reasons import Reason
+
+#: Reads all rows of a statement.
+Query = Callable[..., list[Any]]
+
+#: By number in the ledger.
+STATES = (HostState.HEALTHY, HostState.SLOWED, HostState.OPEN, HostState.UNAVAILABLE)
+#: Hosts that wait which are taken up at a start; others are read when they enter the window.
+MAX_PAUSED = 100_000
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(SavedHealth).decode
+
+
+def save_hosts(db: sqlite3.Connection, hosts: Iterable[SavedHost]) -> None:
+    """Keep the state of hosts."""
+    values = [(host.key, host.name, STATES.index(host.state), host.until, _encode(host.health)) for host in hosts]
+    db.executemany("INSERT OR REPLACE INTO hosts VALUES (?, ?, ?, ?, ?)", values)
+
+
+def save_origins(db: sqlite3.Connection, origins: Iterable[SavedOrigin]) -> None:
+    """Keep what the robots.txt of origins say, or that they could not be had."""
+    values = [
+        (
+            saved.host,
+            saved.origin,
+            saved.expires,
+            None if saved.text is None else zlib.compress(saved.text.encode("utf-8", "replace"), 1),
+            saved.refusal.reason if saved.refusal else None,
+            saved.refusal.detail if saved.refusal else None,
+        )
+        for saved in origins
+    ]
+    db.executemany("INSERT OR REPLACE INTO robots VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def read_facts(query: Query, key: int, now: float) -> Facts:
+    """Return what is known of the host *key*; rules that have run out are left out."""
+    sql = "SELECT host, origin, expires, text, reason, detail FROM robots WHERE host = ? AND expires > ?"
+    return Facts(_read_host(query, key), [_origin(row) for row in query(sql, key, now)])
+
+
+def read_paused(query: Query, now: float) -> list[tuple[int, float]]:
+    """Return (key, time) of hosts that must not be asked before a time to come."""
+    sql = "SELECT key, until FROM hosts WHERE until > ? AND state != 3 LIMIT ?"
+    return [(key, until) for key, until in query(sql, now, MAX_PAUSED)]
+
+
+def _read_host(query: Query, key: int) -> SavedHost | None:
+    rows = query("SELECT name, state, until, body FROM hosts WHERE key = ?", key)
+    if not rows:
+        return None
+    name, state, until, body = rows[0]
+    return SavedHost(key, name, STATES[state], until, _decode(body))
+
+
+def _origin(row: Any) -> SavedOrigin:
+    host, origin, expires, text, reason, detail = row
+    refusal = None if reason is None else Refusal(Reason(reason), detail)
+    return SavedOrigin(host, origin, expires, None if text is None else zlib.decompress(text).decode(), refusal)
