@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-import msgspec
 import msgspec
 import pytest
 
@@ -73,7 +73,7 @@ def hello(
 
 
 def batch(first: int, *urls: str) -> Batch:
-    rows = [Row(line=first + n, url=url, host=url.split("/")[2]) for n, url in enumerate(urls)]
+    rows = [Row(line=first + n, url=url, host=urlsplit(url).hostname or "") for n, url in enumerate(urls)]
     return Batch(first_line=first, next_line=first + len(urls), offset=9, digest="d", total_bytes=9, rows=rows)
 
 

@@ -101,6 +101,7 @@ class Ends:
                 return self._write(changes, finals, delayed, stale)
 
             commit = self._ledger.submit(write)
+            self._begin_outage(session)
         for item in failures:
             if item.reason.facts.kind is Class.LOCAL:
                 self.local_fault(item.detail)
@@ -260,18 +261,17 @@ class Ends:
         self._state.answered(session)
 
     def _is_outage(self, failure: Failure, held: Held, session: str) -> bool:
-        """Tell whether *failure* is that of the machine's network; give back what that cost so far."""
+        """Tell whether *failure* is that of the machine's network."""
         found = self._state.sessions.find(session)
-        begins = found is not None and found.outage.since is None
-        if found is None or not found.outage.failed(held, failure, self._state.now()):
-            return False
-        if begins:
-            log.warning("%s cannot reach any host (%s): waiting for its network", found.machine, found.outage.detail)
-            self._give_back(*found.outage.take_charged())
-        return True
+        return found is not None and found.outage.failed(held, failure, self._state.now())
 
-    def _give_back(self, charged: list[Ended | Delayed], hosts: set[int]) -> None:
-        now = self._state.now()
+    def _begin_outage(self, session: str) -> None:
+        """Give back what an outage cost before it was known for one; after all that was submitted for it."""
+        found, now = self._state.sessions.find(session), self._state.now()
+        if found is None or not found.outage.begins():
+            return
+        log.warning("%s cannot reach any host (%s): waiting for its network", found.machine, found.outage.detail)
+        charged, hosts = found.outage.take_charged()
         waiting = [item.task.id for item in charged if isinstance(item, Delayed)]
         recorded = [(item.task_id, str(item.reason)) for item in charged if isinstance(item, Ended)]
         self._state.frontier.forgive(hosts, now)

@@ -41,6 +41,7 @@ class Outage:
         self.next_probe = 0.0
         #: What was seen last.
         self.detail = ""
+        self._is_new = False
         self._silent: set[int] = set()
         self._charged: list[Ended | Delayed] = []
 
@@ -54,9 +55,15 @@ class Outage:
         self.detail = f"{failure.reason}: {failure.detail}" if failure.detail else str(failure.reason)
         if self.since is None and len(self._silent) < ENOUGH:
             return False
-        self.since = now if self.since is None else self.since
+        if self.since is None:
+            self.since, self._is_new = now, True
         self.next_probe = now + PROBE_PAUSE
         return True
+
+    def begins(self) -> bool:
+        """Tell, once, that an outage has begun."""
+        is_new, self._is_new = self._is_new, False
+        return is_new
 
     def charged(self, ends: list[Ended | Delayed]) -> None:
         """Remember what failures came to that may prove to be the network's."""
@@ -70,6 +77,6 @@ class Outage:
     def worked(self) -> bool:
         """Note that a host answered; tell whether an outage ends with it."""
         ends = self.since is not None
-        self.since, self._charged = None, []
+        self.since, self._is_new, self._charged = None, False, []
         self._silent.clear()
         return ends
