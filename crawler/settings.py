@@ -6,6 +6,8 @@ Durations are seconds, sizes are bytes.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 #: Formats of images that can be accepted, by Pillow's names.
@@ -105,6 +107,11 @@ class Access(_Frozen, frozen=True, kw_only=True):
     tls_verify: bool = True
     #: PEM text of the certificate authorities to trust in place of the system's, None for those.
     ca_bundle: str | None = None
+
+    @property
+    def product(self) -> str:
+        """Return the name that rules for robots are looked up for: the first word of `user_agent`, no version."""
+        return re.split(r"[/\s]", self.user_agent.strip(), maxsplit=1)[0] or "crawler"
 
 
 class Settings(_Frozen, frozen=True, kw_only=True):

@@ -21,11 +21,12 @@ from tests.command import LIMIT, command, run, write_list
 OPTIONS = {
     "seed": """--out --store --to --listen --key --workers --processes --threads --per-host --delay --timeout
         --connect-timeout --stall --min-speed --max-bytes --max-pixels --attempts --allow-net --ports --proxy
-        --robots --contact --user-agent --header --tls-verify --no-tls-verify --ca-bundle --keep-open --grace
+        --robots --opt-out --hosts --host-patience --contact --user-agent --header --tls-verify --no-tls-verify
+        --ca-bundle --keep-open --grace
         --pause-limit --strict""",
     "worker": "--key --store --processes --threads --grace --give-up",
     "status": "--key --json",
-    "retry": "--key --reason",
+    "retry": "--key --reason --class --host --http-status --older-than --missing --dry-run",
     "export": "OUT FILE",
     "keygen": "DIR",
     "doctor": "",

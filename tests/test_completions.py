@@ -15,6 +15,7 @@ from crawler.broker.completions import CompletionLog
 from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.errors import StorageFailed
+from crawler.model import Choice
 from crawler.reasons import Reason
 from crawler.settings import RetryPolicy, Settings
 from tests.conftest import wait_until
@@ -111,7 +112,7 @@ def test_a_task_that_is_tried_again_gets_another_line(bench: Bench, path: Path) 
     item = lease(bench.queue, session, 1).leases[0]
     bench.queue.retry(session, [failed(item.token, 1, Reason.HTTP_NOT_FOUND)])
     start(path, bench)
-    assert bench.queue.revive(session, []) == 1
+    assert bench.queue.revive(session, Choice()) == {"http_not_found": 1}
     start(path, bench)
     item = lease(bench.queue, session, 2).leases[0]
     bench.queue.complete(session, [stored(item.token, 1)])

@@ -19,7 +19,8 @@ from crawler.model import Lease, Task
 from crawler.reasons import Reason
 from crawler.settings import Access, Limits, Politeness, Settings
 from crawler.worker.answers import MAX_RETRY_AFTER
-from crawler.worker.fetch import Fetcher, translate
+from crawler.worker.faults import translate
+from crawler.worker.fetch import Fetcher
 from crawler.worker.watchdog import Watch
 
 BODY = b"not really an image" * 1000

@@ -35,6 +35,7 @@ HEIGHTS = {
     "crawler.progress": 5,
     "crawler.out": 6,  # what stands between the roles and a whole run
     "crawler.summary": 6,
+    "crawler.hosts": 6,  # the file of --hosts
     "crawler.join": 6,
     "crawler.coordinator": 7,
     "crawler.run": 8,
@@ -46,8 +47,8 @@ HEIGHTS = {
 
 #: Outside dependency, as imported, and the modules that may; a name that ends in a dot is all below it.
 OUTSIDE = {
-    "requests": ("crawler.worker.fetch", "crawler.worker.guard", "crawler.worker.robots"),
-    "urllib3": ("crawler.worker.fetch", "crawler.worker.guard", "crawler.worker.robots"),
+    "requests": ("crawler.worker.fetch", "crawler.worker.faults", "crawler.worker.guard", "crawler.worker.headers"),
+    "urllib3": ("crawler.worker.fetch", "crawler.worker.faults", "crawler.worker.guard"),
     "PIL": ("crawler.consumer.image",),
     "tqdm": ("crawler.progress",),
     "click": ("crawler.cli.",),

@@ -18,6 +18,7 @@ from crawler.errors import StorageFailed, UnknownSession, VersionMismatch, WireE
 from crawler.model import (
     PROTOCOL,
     Batch,
+    Choice,
     Completion,
     Failure,
     Grant,
@@ -380,7 +381,7 @@ def test_revived_tasks_are_fetched_again(bench: Bench) -> None:
     for number, reason in ((1, Reason.HTTP_NOT_FOUND), (2, Reason.TLS_FAILED)):
         item = lease(bench.queue, session, number, 1).leases[0]
         bench.queue.retry(session, [failed(item.token, item.task.id, reason)])
-    assert bench.queue.revive(session, ["tls_failed"]) == 1
+    assert bench.queue.revive(session, Choice(reasons=("tls_failed",))) == {"tls_failed": 1}
     assert bench.queue.stats().reasons == {"http_not_found": 1}
     item = lease(bench.queue, session, 3).leases[0]
     bench.queue.complete(session, [stored(item.token, item.task.id)])

@@ -302,23 +302,6 @@ class Changes:
         names = ("id", "url", "target", "hops", "attempts", "losses")
         return [(row[0], Task(**dict(zip(names, row[1:], strict=True)))) for row in rows]
 
-    def revive(self, reasons: list[str], now: float) -> dict[str, int]:
-        """Put failed tasks back, due now, all counts at zero; return how many by reason. Lines that are no URL stay."""
-        chosen = (
-            "SELECT t.id, r.reason FROM tasks t JOIN records r ON r.seq = t.seq WHERE t.state = 2"
-            " AND r.reason IS NOT NULL AND r.reason != 'bad_url'"
-        )
-        if reasons:
-            chosen += f" AND r.reason IN ({','.join('?' * len(reasons))})"
-        rows = self._db.execute(chosen, reasons).fetchall()
-        sql = "UPDATE tasks SET state = 1, due = ?, attempts = 0, losses = 0, hops = 0, target = NULL WHERE id = ?"
-        self._db.executemany(sql, [(now, task) for task, _ in rows])
-        counts = Counter(reason for _, reason in rows)
-        self._counts["failed"] -= len(rows)
-        for reason, n in counts.items():
-            self._counts[f"reason:{reason}"] -= n
-        return dict(counts)
-
     def _one(self, sql: str) -> int:
         return int(self._db.execute(sql).fetchone()[0])
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from crawler.broker.health import Health, SavedHealth
-from crawler.broker.origins import Origin, Refusal, SavedOrigin, origin_of, product_of
+from crawler.broker.origins import Origin, Refusal, SavedOrigin, origin_of
 from crawler.model import HostState, Task
 from crawler.reasons import Reason
 from crawler.settings import HostRule, Politeness
@@ -71,15 +71,15 @@ class Etiquette:
 
     Args:
         politeness: What holds for all, and what is different for some.
-        user_agent: Whose rules count in a robots.txt.
+        product: Whose rules count in a robots.txt.
     """
 
-    def __init__(self, politeness: Politeness, user_agent: str = "crawler") -> None:
+    def __init__(self, politeness: Politeness, product: str = "crawler") -> None:
         self._politeness = politeness
         self._base = Terms(politeness.per_host, politeness.delay, False)
         self.robots = politeness.robots
         self.patience = politeness.patience
-        self.product = product_of(user_agent)
+        self.product = product
 
     def terms(self, name: str) -> Terms:
         """Return what holds for the host *name*."""

@@ -14,12 +14,14 @@ from crawler.broker.ends import Ends, Terms
 from crawler.broker.frontier import FOREVER
 from crawler.broker.keeper import Keeper
 from crawler.broker.ledger import Ledger
+from crawler.broker.revival import revive
 from crawler.broker.sessions import LOCAL, Session, welcome
 from crawler.broker.state import OWN, State
 from crawler.errors import VersionMismatch
 from crawler.model import (
     PROTOCOL,
     Batch,
+    Choice,
     Completion,
     Failure,
     Finding,
@@ -240,15 +242,17 @@ class LocalTaskQueue:
         """Note a failure at the coordinator that is its own fault; several in a row pause the run."""
         self._ends.local_fault(detail)
 
-    def revive(self, session: str, reasons: list[str]) -> int:
-        """Put failed tasks back: see TaskQueue."""
+    def revive(self, session: str, choice: Choice) -> dict[str, int]:
+        """Put tasks back that have their record: see TaskQueue."""
         now = self._state.now()
-        counts = self._ledger.change(lambda changes: changes.revive(reasons, now))
-        with self._state.lock:
-            self._state.tally.revived(counts)
-            self._state.next_due = 0.0
-        self._keeper.wake()
-        return sum(counts.values())
+        found = self._ledger.change(lambda changes: revive(changes.db, choice, now))
+        if not choice.dry_run:
+            with self._state.lock:
+                self._state.tally.revived(found.counts, found.size)
+                self._state.frontier.forgive(found.hosts, now)
+                self._state.next_due = 0.0
+            self._keeper.wake()
+        return dict(found.counts)
 
     # ------------------------------------------------------------ status
 

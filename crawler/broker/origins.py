@@ -6,7 +6,6 @@ Source: RFC 9309.
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from protego import Protego
@@ -47,11 +46,6 @@ def origin_of(url: str) -> str:
         if found > 0:
             end = min(end, found)
     return url[:end]
-
-
-def product_of(user_agent: str) -> str:
-    """Return the product that rules are looked up for: the first word of a User-Agent, without its version."""
-    return re.split(r"[/\s]", user_agent.strip(), maxsplit=1)[0] or "crawler"
 
 
 class Origin:

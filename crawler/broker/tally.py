@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from crawler.broker.changes import Ended
+from crawler.model import Outcome
 
 #: Seconds over which rates are taken.
 SPAN = 10.0
@@ -63,12 +64,14 @@ class Tally:
         self._recent.append((now, images, size))
         self._forget(now)
 
-    def revived(self, counts: dict[str, int]) -> None:
-        """Count failed tasks that wait again."""
-        self.reasons.subtract(counts)
-        n = sum(counts.values())
-        self.failed -= n
-        self.delayed += n
+    def revived(self, counts: Mapping[str, int], size: int = 0) -> None:
+        """Count tasks that wait again: by the reason for which they failed, or as stored, with the *size* of these."""
+        failed = {reason: n for reason, n in counts.items() if reason != Outcome.STORED}
+        self.reasons.subtract(failed)
+        self.failed -= sum(failed.values())
+        self.stored -= counts.get(Outcome.STORED, 0)
+        self.bytes -= size
+        self.delayed += sum(counts.values())
 
     def rates(self, now: float) -> tuple[float, float]:
         """Return (images, bytes) stored per second."""

@@ -145,7 +145,10 @@ class View:
             " t.attempts, t.losses FROM leases l LEFT JOIN tasks t ON t.id = l.task"
             " WHERE t.id IS NOT NULL OR l.origin IS NOT NULL"
         )
-        return [SavedLease(*row[:5], _task(row[5:]) if row[4] is None else _rules(row[4])) for row in self._all(sql)]
+        return [
+            SavedLease(token, session, expires, host, origin, _task(task) if origin is None else _rules(origin))
+            for token, session, expires, host, origin, *task in self._all(sql)
+        ]
 
     def facts(self, key: int, now: float) -> Facts:
         """Return what is known of the host *key*."""

@@ -45,7 +45,7 @@ class Read(NamedTuple):
     #: Id of the last task read.
     after: int
     #: Number of tasks.
-    count: int
+    number: int
     #: Whether what the ledger knows of the host is wanted too.
     facts: bool
 
@@ -134,7 +134,7 @@ class Window:
         if not host.is_known:
             host.learn(facts, self._etiquette, now)
         host.tasks.extend(task for task in tasks if task.id not in self.adopted)
-        host.exhausted = len(tasks) < read.count and not host.grown
+        host.exhausted = len(tasks) < read.number and not host.grown
         host.grown = False
         return host
 

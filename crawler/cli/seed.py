@@ -80,6 +80,13 @@ def _proxy(context: click.Context, parameter: click.Parameter, value: str | None
     return value
 
 
+def _hosts(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Any, ...]:
+    from crawler.hosts import read_rules
+
+    return () if value is None else read_rules(Path(value))
+
+
+_OBEY = click.Choice(["obey", "ignore"])
 _POSITIVE = Seconds(min=0, min_open=True)
 _COUNT = click.IntRange(min=1)
 _PORTS = "80,81,443,8000,8080,8081,8443,8888"
@@ -114,7 +121,10 @@ _PROXY_HELP = (
 @click.option("--allow-net", multiple=True, metavar="CIDR", callback=_networks, help="Allow beside public addresses.")
 @click.option("--ports", metavar="LIST", callback=_ports, default=_PORTS, show_default=True, help=_PORTS_HELP)
 @click.option("--proxy", metavar="URL", callback=_proxy, help=_PROXY_HELP)
-@click.option("--robots", type=click.Choice(["obey", "ignore"]), default="obey", show_default=True, help="robots.txt.")
+@click.option("--robots", type=_OBEY, default="obey", show_default=True, help="robots.txt.")
+@click.option("--opt-out", type=_OBEY, default="obey", show_default=True, help="X-Robots-Tag, TDM reservation.")
+@click.option("--hosts", metavar="FILE", callback=_hosts, help="TOML: what is different for some hosts; see README.")
+@click.option("--host-patience", type=Seconds(min=0), default=60.0, show_default=True, help="For hosts that fail.")
 @click.option("--contact", metavar="TEXT", help="How hosts can reach you: a page or an address, in the User-Agent.")
 @click.option("--user-agent", metavar="TEXT", help="Another User-Agent altogether.")
 @click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", callback=_headers, help="Send a header.")
@@ -240,7 +250,14 @@ def _settings(options: dict[str, Any]) -> Any:
             max_pixels=options["max_pixels"],
             formats=options["formats"],
         ),
-        politeness=Politeness(per_host=options["per_host"], delay=options["delay"], robots=options["robots"] == "obey"),
+        politeness=Politeness(
+            per_host=options["per_host"],
+            delay=options["delay"],
+            robots=options["robots"] == "obey",
+            opt_out=options["opt_out"] == "obey",
+            patience=options["host_patience"],
+            hosts=options["hosts"],
+        ),
         retry=RetryPolicy(attempts=options["attempts"]),
         access=Access(
             allow_net=options["allow_net"],

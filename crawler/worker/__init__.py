@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from crawler.broker import TaskQueue
 from crawler.errors import CrawlerError
-from crawler.model import Completion, Download, Failure, Grant, Lease, Progress, QueueStatus
+from crawler.model import Completion, Download, Failure, Finding, Grant, Lease, Progress, QueueStatus
 from crawler.worker.crew import Downloaders, Heard
 from crawler.worker.messages import Events, ended
 from crawler.worker.outbox import Outbox, unforeseen
@@ -28,6 +28,8 @@ LEASE_WAIT = 1.0
 MAX_BATCH = 64
 #: Seconds to wait for more free threads before asking for few leases.
 GATHER = 0.005
+#: Seconds to wait for what hosts said to be sent, before more is leased.
+TELL_WAIT = 0.5
 #: Seconds for which reports are gathered.
 REPORT_PAUSE = 0.02
 #: Seconds before the end of the grace at which what is left is given back.
@@ -203,6 +205,7 @@ class Worker:
         return min(self._plan.threads - len(self._fetching), 2 * self._plan.threads + MAX_BATCH - len(self._held))
 
     def _lease(self, number: int, room: int) -> Grant | None:
+        self._outbox.tell(TELL_WAIT)
         try:
             return self._queue.lease(self._session, number, room, LEASE_WAIT, self._take_news())
         except CrawlerError as error:
@@ -223,7 +226,9 @@ class Worker:
         with self._state:
             fetched = [token for token in ended(events) if token in self._held]
             self._started += events.started
-            self._fetched += fetched
+            # The slots of the others are freed by their ends: a host that asks to be left alone must be known to have
+            # said so before its slot is handed out again.
+            self._fetched += [item.token for item in events.downloads if item.token in self._held]
             self._fetching.difference_update(fetched)
             self._state.notify_all()
         self._news.set()
@@ -233,9 +238,10 @@ class Worker:
                 self._sink.take(download)
             else:  # its lease is over
                 Path(download.path).unlink(missing_ok=True)
-        for failed in events.failures:
-            if failed.token in ours:
-                self._outbox.put(failed)
+        ends: list[Failure | Finding] = [*events.failures, *events.findings]
+        for end in ends:
+            if end.token in ours:
+                self._outbox.put(end)
 
     def _on_lost(self, tokens: list[int]) -> None:
         log.warning("a downloader died while it fetched %d tasks; they are tried again alone", len(tokens))

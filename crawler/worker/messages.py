@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from crawler.model import Download, Failure, Lease
+from crawler.model import Download, Failure, Finding, Lease
 from crawler.settings import Settings
 
 
@@ -30,11 +30,14 @@ class Events(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started: list[int] = []
     downloads: list[Download] = []
     failures: list[Failure] = []
+    #: What robots.txt say.
+    findings: list[Finding] = []
 
 
 def ended(events: Events) -> list[int]:
     """Return the tokens of the fetches that ended."""
-    return [item.token for item in events.downloads] + [item.token for item in events.failures]
+    items: list[Download | Failure | Finding] = [*events.downloads, *events.failures, *events.findings]
+    return [item.token for item in items]
 
 
 _encoder = msgspec.msgpack.Encoder()

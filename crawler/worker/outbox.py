@@ -1,4 +1,4 @@
-"""Ends of tasks on their way to the queue, gathered into batches."""
+"""Ends of leases on their way to the queue, gathered into batches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 from crawler.broker import TaskQueue
 from crawler.errors import CrawlerError
-from crawler.model import Completion, Failure
+from crawler.model import Completion, Failure, Finding
 
 log = logging.getLogger(__name__)
 
+#: How a lease ends.
+End = Completion | Failure | Finding
 #: Ends sent in one call at most.
 BATCH = 256
 
@@ -25,7 +27,7 @@ def unforeseen(error: Exception) -> CrawlerError:
 
 class Outbox:
     """
-    Send completions and failures from one thread.
+    Send completions, failures and what robots.txt say from one thread.
 
     Args:
         queue: Where they go.
@@ -45,8 +47,9 @@ class Outbox:
         self._session = session
         self._on_sent = on_sent
         self._on_error = on_error
-        self._waiting: list[Completion | Failure] = []
-        self._sending = False
+        self._waiting: list[End] = []
+        #: What is being sent.
+        self._sending: list[End] = []
         self._closing = False
         self._state = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -55,8 +58,8 @@ class Outbox:
         """Begin."""
         self._thread.start()
 
-    def put(self, end: Completion | Failure) -> None:
-        """Take the end of a task; never blocks."""
+    def put(self, end: End) -> None:
+        """Take the end of a lease; never blocks."""
         with self._state:
             self._waiting.append(end)
             self._state.notify_all()
@@ -65,6 +68,15 @@ class Outbox:
         """Wait until all was sent; False where *wait* seconds did not suffice."""
         with self._state:
             return self._state.wait_for(lambda: not self._waiting and not self._sending, wait)
+
+    def tell(self, wait: float) -> None:
+        """Wait until all was sent that says something about a host, *wait* seconds at most."""
+
+        def is_told() -> bool:
+            return all(isinstance(end, Completion) for end in (*self._waiting, *self._sending))
+
+        with self._state:
+            self._state.wait_for(lambda: is_told() or self._closing, wait)
 
     def close(self) -> None:
         """End; what was not sent is dropped."""
@@ -81,28 +93,33 @@ class Outbox:
                 self._on_error(error if isinstance(error, CrawlerError) else unforeseen(error))
                 return
             with self._state:
-                self._sending = False
+                self._sending = []
                 self._state.notify_all()
 
-    def _take(self) -> list[Completion | Failure]:
+    def _take(self) -> list[End]:
         with self._state:
             while not self._waiting and not self._closing:
                 self._state.wait(60)
             if self._closing:
                 return []
+            # Hosts first: the queue must know what they said before it hands out more of them.
+            self._waiting.sort(key=lambda end: isinstance(end, Completion))
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            self._sending = True
+            self._sending = batch
             return batch
 
-    def _send(self, batch: list[Completion | Failure]) -> None:
+    def _send(self, batch: list[End]) -> None:
         completions = [end for end in batch if isinstance(end, Completion)]
         failures = [end for end in batch if isinstance(end, Failure)]
+        findings = [end for end in batch if isinstance(end, Finding)]
         began = time.monotonic()
         accepted: list[int] = []
-        if completions:
-            accepted += self._queue.complete(self._session, completions)
         if failures:
             accepted += self._queue.retry(self._session, failures)
+        if findings:
+            accepted += self._queue.learn(self._session, findings)
+        if completions:
+            accepted += self._queue.complete(self._session, completions)
         if len(accepted) < len(batch):
             log.info("%d ends came too late: their leases were over", len(batch) - len(accepted))
         log.debug("%d ends sent in %.0f ms", len(batch), 1000 * (time.monotonic() - began))

@@ -1,0 +1,110 @@
+"""Tasks that have their record and go back to the queue: which, and what is changed for it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from crawler.broker.changes import decode_body
+from crawler.model import Choice
+
+#: Records looked at, and tasks changed, at a time.
+BATCH = 1_000
+#: What tasks are counted under that had not failed.
+STORED = "stored"
+
+
+class Revived(NamedTuple):
+    """What went back, or would."""
+
+    #: Tasks by the reason for which they failed; `STORED` for those that had not.
+    counts: Counter[str]
+    #: Bytes of the images that do not count any more.
+    size: int
+    #: Hosts of these tasks: they get a new chance.
+    hosts: set[int]
+
+
+def revive(db: sqlite3.Connection, choice: Choice, now: float) -> Revived:
+    """
+    Put the tasks of *choice* back, due *now* and with all their attempts; count them only, where that is asked.
+
+    Their hosts are forgiven: a breaker that is open, or rules that could not be had, say nothing about the next try.
+    """
+    counts: Counter[str] = Counter()
+    hosts: set[int] = set()
+    size = 0
+    for batch in _chosen(db, choice):
+        counts.update(reason or STORED for _, _, reason, _ in batch)
+        size += sum(bytes_ for _, _, _, bytes_ in batch)
+        if choice.dry_run:
+            continue
+        hosts.update(host for _, host, _, _ in batch)
+        sql = "UPDATE tasks SET state = 1, due = ?, attempts = 0, losses = 0, hops = 0, target = NULL WHERE id = ?"
+        db.executemany(sql, [(now, task) for task, _, _, _ in batch])
+    if not choice.dry_run:
+        _forgive(db, hosts)
+        _count(db, counts, size)
+    return Revived(counts, size, hosts)
+
+
+def _chosen(db: sqlite3.Connection, choice: Choice) -> Iterator[list[tuple[int, int, str | None, int]]]:
+    """Yield batches of (task, host, reason, bytes), in the order of their records."""
+    where, values = _conditions(choice)
+    sql = (
+        "SELECT r.seq, t.id, t.host, r.reason, ifnull(t.target, t.url), r.body FROM records r"
+        f" JOIN tasks t ON t.id = r.task AND t.seq = r.seq WHERE t.state = 2 AND r.seq > ? {where}"
+        " ORDER BY r.seq LIMIT ?"
+    )
+    last = 0
+    while rows := db.execute(sql, (last, *values, BATCH)).fetchall():
+        last = rows[-1][0]
+        yield [found for row in rows if (found := _judge(row, choice)) is not None]
+
+
+def _conditions(choice: Choice) -> tuple[str, list[Any]]:
+    """Return what the statement says of the choice, and its values."""
+    if choice.ids is not None:
+        return f"AND r.reason IS NULL AND t.id IN ({','.join('?' * len(choice.ids))})", list(choice.ids)
+    where, values = "AND r.reason IS NOT NULL AND r.reason != 'bad_url'", list[Any]()
+    if choice.reasons:
+        where += f" AND r.reason IN ({','.join('?' * len(choice.reasons))})"
+        values += choice.reasons
+    if choice.before is not None:
+        where += " AND r.finished < ?"
+        values.append(choice.before)
+    return where, values
+
+
+def _judge(row: Any, choice: Choice) -> tuple[int, int, str | None, int] | None:
+    """Return the task of a row, None where what only its URL and body tell says that it is not meant."""
+    _, task, host, reason, url, blob = row
+    body = decode_body(blob)
+    if choice.http_statuses and body.http_status not in choice.http_statuses:
+        return None
+    if choice.hosts and not _is_at(url, choice.hosts):
+        return None
+    return task, host, reason, body.bytes or 0
+
+
+def _is_at(url: str, hosts: tuple[str, ...]) -> bool:
+    name = urlsplit(url).hostname or ""
+    return any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in hosts)
+
+
+def _forgive(db: sqlite3.Connection, hosts: set[int]) -> None:
+    keys = [(key,) for key in hosts]
+    db.executemany("UPDATE hosts SET state = 0, until = 0 WHERE key = ?", keys)
+    db.executemany("DELETE FROM robots WHERE host = ? AND reason IS NOT NULL", keys)
+
+
+def _count(db: sqlite3.Connection, counts: Counter[str], size: int) -> None:
+    """Correct the ledger's counters."""
+    failed = counts.total() - counts[STORED]
+    changes = {"failed": -failed, "stored": -counts[STORED], "bytes": -size}
+    changes |= {f"reason:{reason}": -n for reason, n in counts.items() if reason != STORED}
+    sql = "UPDATE counters SET n = n + ? WHERE name = ?"
+    db.executemany(sql, [(n, name) for name, n in changes.items() if n])

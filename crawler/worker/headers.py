@@ -1,0 +1,56 @@
+"""The headers of requests: those of every one, and those that only some hosts get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import requests.structures
+import requests.utils
+
+from crawler.errors import UsageError
+from crawler.settings import Access, HostRule
+from crawler.worker.answers import host_of
+
+Headers = requests.structures.CaseInsensitiveDict[str]
+
+
+class RequestHeaders:
+    """
+    Find the headers for a URL.
+
+    Args:
+        access: What every host gets.
+        rules: What some get besides; only they do, wherever a redirect leads.
+
+    Raises:
+        UsageError: One of them cannot be sent; the message has its name and not its value, which may be secret.
+    """
+
+    def __init__(self, access: Access, rules: Sequence[HostRule]) -> None:
+        self._base = Headers({"Accept": "image/*,*/*;q=0.5"})
+        self._base.update(_checked((("User-Agent", access.user_agent), *access.headers)))
+        self._base["Accept-Encoding"] = "identity"
+        self._rules = [(rule, dict(_checked(rule.headers))) for rule in rules if rule.headers]
+
+    def of(self, url: str) -> Headers:
+        """Return the headers of a request for *url*; not to be changed."""
+        if not self._rules:
+            return self._base
+        name = host_of(url)
+        headers = self._base.copy()
+        for rule, more in reversed(self._rules):  # the first rule that says something counts
+            if rule.fits(name):
+                headers.update(more)
+        headers["Accept-Encoding"] = "identity"
+        return headers
+
+
+def _checked(headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    for name, value in headers:
+        try:
+            name.encode("ascii")
+            requests.utils.check_header_validity((name, value))
+        except (requests.RequestException, UnicodeEncodeError):
+            raise UsageError(f"a request cannot have the header {name!r}, or not with its value") from None
+        # Characters become bytes as latin-1 further down, and this lets any name of a person through.
+        yield name, value.encode().decode("latin-1")
