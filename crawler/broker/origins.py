@@ -6,6 +6,7 @@ Source: RFC 9309.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from protego import Protego
@@ -18,6 +19,9 @@ LIFE = 24 * 3600.0
 FAILURE_LIFE = 3600.0
 #: Largest Crawl-delay that is kept to; whoever asks for more would be served by no list's end.
 MAX_CRAWL_DELAY = 300.0
+#: A line that names a product, up to what counts for nothing: a version, as in crawler/1.0, or an asterisk.
+#: Source: "How Google interprets the robots.txt specification", order of precedence for user agents.
+_PRODUCT = re.compile(r"((?:^|[\r\n])[ \t]*user-agent[ \t]*:[ \t]*[^\s/*#]+)[/*][^\r\n]*", re.I)
 
 
 class Refusal(NamedTuple):
@@ -95,6 +99,8 @@ class Origin:
 
     def learn(self, text: str, expires: float) -> None:
         """Take the rules: *text* of a robots.txt, "" where all is allowed."""
+        # With a byte order mark the first line would mean nothing, and the rules below it would be nobody's.
+        text = _PRODUCT.sub(r"\1", text.removeprefix("\ufeff"))
         self._rules = Protego.parse(text) if text else None
         wanted = self._rules.crawl_delay(self._product) if self._rules is not None else None
         self.crawl_delay = min(MAX_CRAWL_DELAY, max(0.0, wanted or 0.0))
