@@ -33,17 +33,18 @@ def find_opt_out(headers: Iterable[tuple[str, str]], product: str) -> str | None
         headers: (name, value) of each header line, repeated ones by themselves.
         product: Who we are, as in a robots.txt; rules for other agents do not count.
     """
-    reserved = policy = None
+    is_reserved, policy = False, ""
     for name, value in headers:
         match name.lower():
             case "x-robots-tag":
                 if any(_is_against(rule) for rule in _rules(value[:MAX_VALUE], product.lower())):
                     return f"X-Robots-Tag: {value}"[:MAX_TOLD]
             case "tdm-reservation":
-                reserved = value.strip()
+                # Of values that contradict one another the strictest counts, as with the rules above.
+                is_reserved |= "1" in (part.strip() for part in value.split(","))
             case "tdm-policy":
                 policy = value.strip()
-    if reserved == "1":
+    if is_reserved:
         return f"tdm-reservation: 1{f', tdm-policy: {policy}' if policy else ''}"[:MAX_TOLD]
     return None
 
