@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from crawler.errors import UsageError
+from crawler.producer import canonical
 from crawler.settings import HostRule
 
 #: Largest file; one line for each of 10,000 hosts is far below.
 MAX_SIZE = 10_000_000
 KEYS = ("per_host", "delay", "headers", "skip")
-_PATTERN = re.compile(r"\*|(\*\.)?[^*/:\s]+")
+#: Largest number of fetches at a time; far above what one machine could do.
+MAX_PER_HOST = 1_000_000
+#: What comes before a name, and the name; a numeric IPv6 address is in brackets, as in a URL.
+_PATTERN = re.compile(r"(\*\.)?([^*/:@?#\[\]\s]+)|(\[[0-9A-Fa-f:.]+\])")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -38,14 +42,13 @@ def read_rules(path: Path) -> tuple[HostRule, ...]:
 def _rule(where: str, pattern: str, table: Any) -> HostRule:
     if not isinstance(table, dict):
         raise UsageError(f'{where}: {pattern} is no table; write ["{pattern}.example"] above its keys, quoted')
-    if not _PATTERN.fullmatch(pattern):
-        raise UsageError(f"{where}: {pattern!r} is no host: write a.example, or *.a.example for all below it, or *")
+    name = _name(where, pattern)
     where = f'{where}, ["{pattern}"]'
     if unknown := sorted(set(table).difference(KEYS)):
         hint = "; a name with dots must be quoted" if any(isinstance(table[key], dict) for key in unknown) else ""
         raise UsageError(f"{where}: {unknown[0]!r} is none of {', '.join(KEYS)}{hint}")
     return HostRule(
-        pattern=pattern.lower().rstrip("."),
+        pattern=name,
         per_host=_per_host(where, table.get("per_host")),
         delay=_delay(where, table.get("delay")),
         headers=_headers(where, table.get("headers", {})),
@@ -53,9 +56,23 @@ def _rule(where: str, pattern: str, table: Any) -> HostRule:
     )
 
 
+def _name(where: str, pattern: str) -> str:
+    """Return *pattern* with its name as a queue knows it, in ASCII: otherwise it would never fit, and nobody told."""
+    if pattern == "*":
+        return pattern
+    try:
+        found = _PATTERN.fullmatch(pattern)
+        if found is None or not (name := canonical(f"http://{found[2] or found[3]}/")[1].rstrip(".")):
+            raise ValueError("it is not a name alone")
+    except ValueError as error:
+        hint = "write a.example, or *.a.example for all below it, or *"
+        raise UsageError(f"{where}: {pattern!r} is no host ({error}): {hint}") from error
+    return (found[1] or "") + name
+
+
 def _per_host(where: str, value: Any) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise UsageError(f"{where}: per_host = {value!r} is no number of fetches from 1")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_PER_HOST):
+        raise UsageError(f"{where}: per_host = {value!r} is no number of fetches from 1 to {MAX_PER_HOST}")
     return value
 
 
@@ -76,10 +93,14 @@ def _skip(where: str, value: Any) -> bool:
 def _headers(where: str, table: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(table, dict):
         raise UsageError(f'{where}: headers is no table; write headers = {{ Name = "value" }}')
+    known: set[str] = set()
     for name, value in table.items():
         if not _HEADER.fullmatch(name):
             raise UsageError(f"{where}: {name!r} is no name of a header")
+        if name.lower() in known:
+            raise UsageError(f"{where}: header {name} is there twice; upper and lower case are the same")
+        known.add(name.lower())
         if not isinstance(value, str) or not value.isascii() or not value.isprintable():
             # Without the value, which may be secret.
             raise UsageError(f"{where}: the value of header {name} is no printable ASCII text")
-    return tuple(table.items())
+    return tuple((name, value.strip()) for name, value in table.items())

@@ -8,6 +8,7 @@ import pytest
 
 from crawler.errors import UsageError
 from crawler.hosts import read_rules
+from crawler.producer import canonical
 from crawler.settings import HostRule
 from tests.command import LOCAL, run, write_list
 from tests.site import Site
@@ -65,6 +66,21 @@ def test_rules_are_read_in_order(tmp_path: Path) -> None:
         ('["a.example"]\nheaders = { X = "secret\\u0007" }', "header X"),
         ("['http://a.example/']\nskip = true", "'http://a.example/'"),
         ("['a*.example']\nskip = true", "'a*.example'"),
+        ("['*.*.example']\nskip = true", "'*.*.example'"),
+        ("['a.example:80']\nskip = true", "'a.example:80'"),
+        ("['me@a.example']\nskip = true", "'me@a.example'"),
+        ("['a..example']\nskip = true", "'a..example'"),
+        ("['::1']\nskip = true", "'::1'"),
+        ("['.']\nskip = true", "'.'"),
+        ("['*.']\nskip = true", "'*.'"),
+        ("['']\nskip = true", "'' is no host"),
+        ("['a.example']\nper_host = 99999999999999999999", "per_host = 99999999999999999999"),
+        ("['a.example']\ndelay = 1e6", "delay = 1000000.0"),
+        ("['a.example']\nheaders = { X = 1 }", "header X"),
+        ("['a.example']\nheaders = { X = 'secret', x = 'secret' }", "header x is there twice"),
+        ("['a.example']\nauthorization = 'secret'", "'authorization'"),
+        ("['a.example']\nheaders = { X = 'secret }", "is no TOML"),
+        ("['a.example']\n['a.example']", "is no TOML"),
         ("['a.example'", "is no TOML"),
     ],
 )
@@ -74,6 +90,43 @@ def test_what_cannot_be_meant_is_named(tmp_path: Path, text: str, named: str) ->
         read_rules(write(tmp_path, text))
     assert named in str(caught.value) and "hosts.toml" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "pattern"),
+    [
+        ("A.Example", "a.example"),
+        ("a.example.", "a.example"),
+        ("*.A.Example.", "*.a.example"),
+        ("münchen.example", "xn--mnchen-3ya.example"),
+        ("*.münchen.example", "*.xn--mnchen-3ya.example"),
+        ("my_host", "my_host"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("[::1]", "::1"),
+        ("*", "*"),
+    ],
+)
+def test_a_name_is_what_a_queue_knows_it_by(tmp_path: Path, written: str, pattern: str) -> None:
+    """However it is written; in another form it would never fit, and what is to be skipped would be fetched."""
+    assert read_rules(write(tmp_path, f"['{written}']\nskip = true")) == (HostRule(pattern=pattern, skip=True),)
+    if pattern != "*":
+        name = written.removeprefix("*.").rstrip(".")
+        assert canonical(f"http://{name}/")[1] == pattern.removeprefix("*.")
+
+
+def test_white_space_around_a_value_is_none_of_it(tmp_path: Path) -> None:
+    """As with --header; a request could not have it."""
+    rules = read_rules(write(tmp_path, "['a.example']\nheaders = { X = ' b c ' }"))
+    assert rules == (HostRule(pattern="a.example", headers=(("X", "b c"),)),)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A folder, or bytes that are no text."""
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    for path in (tmp_path, tmp_path / "bytes.toml"):
+        with pytest.raises(UsageError, match="cannot be read") as caught:
+            read_rules(path)
+        assert str(path) in str(caught.value)
 
 
 def test_patterns() -> None:
