@@ -25,7 +25,7 @@ OPTIONS = {
         --ca-bundle --keep-open --grace
         --pause-limit --strict""",
     "worker": "--key --store --processes --threads --grace --give-up",
-    "status": "--key --json",
+    "status": "--key --json --verify --sweep --store",
     "retry": "--key --reason --class --host --http-status --older-than --missing --dry-run",
     "export": "OUT FILE",
     "keygen": "DIR",

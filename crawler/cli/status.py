@@ -9,28 +9,71 @@ from typing import Any
 import click
 
 from crawler.cli.common import Served, find, key_option
-from crawler.cli.loudness import loudness
+from crawler.cli.loudness import is_quiet, loudness
+from crawler.errors import OutUnusable, UsageError
+from crawler.out import Out
 from crawler.reasons import Reason, advise
+
+#: Waiting hosts that are named.
+MAX_HOSTS = 5
+#: Characters that are shown of what was seen at one.
+MAX_DETAIL = 100
 
 
 @click.command(short_help="Show how a crawl stands.")
 @click.argument("target", metavar="OUT|HOST:PORT")
 @key_option
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--verify", is_flag=True, help="Read every image in the store, and hold it against its record.")
+@click.option("--sweep", is_flag=True, help="With --verify: remove files without a record; not while anything runs.")
+@click.option(
+    "--store", metavar="PATH", help="With --sweep: a store outside of OUT that holds this crawl's images alone."
+)
 @loudness
-def command(target: str, key: str | None, as_json: bool) -> None:
-    """Count tasks by state and reason; of a crawl that runs also its rates and workers."""
+@click.pass_context
+def command(
+    context: click.Context, target: str, key: str | None, as_json: bool, verify: bool, sweep: bool, store: str | None
+) -> None:
+    """
+    Count tasks by state and reason; of a crawl that runs also its rates and workers; tell which hosts wait.
+
+    With --verify the exit status is 3 where a record lacks its file.
+    """
     out, served = find(target, key)
+    _check(out, served, verify, sweep, store)
+    checked = None
+    if verify and out is not None:
+        from crawler.cli.verify import sweep as clean
+        from crawler.cli.verify import verify as look
+
+        quiet = is_quiet(context)
+        checked = clean(out, store, quiet) if sweep else look(out, served is not None, quiet)
     facts = _ask(served) if served else _read(out)
     if as_json:
-        click.echo(json.dumps(facts))
-        return
-    click.echo(_table(facts))
-    if served is None and out is not None:
-        from crawler.summary import Summary
+        click.echo(json.dumps({**facts, "verified": checked.facts()} if checked else facts))
+    else:
+        click.echo(_table(facts))
+        if served is None and out is not None:
+            from crawler.summary import Summary
 
-        summary = Summary(out.path, out.images, None)
-        click.echo("\n".join(summary.lines()[2:]))
+            summary = Summary(out.path, out.images, None)
+            click.echo("\n".join(summary.lines()[2:]))
+        if checked and out is not None:
+            click.echo("\n".join(checked.lines(out.path)))
+    if checked and not checked.is_sound:
+        context.exit(3)
+
+
+def _check(out: Out | None, served: Served | None, verify: bool, sweep: bool, store: str | None) -> None:
+    """Refuse what cannot be verified or swept."""
+    if sweep and not verify:
+        raise UsageError("--sweep goes with --verify")
+    if store is not None and not sweep:
+        raise UsageError("--store goes with --verify --sweep")
+    if verify and out is None:
+        raise UsageError("--verify reads the store: name the OUT of a crawl on this machine")
+    if sweep and served is not None and out is not None:
+        raise OutUnusable(f"{out.path} runs: stop it before --sweep, so that nothing is removed that is being stored")
 
 
 def _ask(served: Served) -> dict[str, Any]:
@@ -47,9 +90,11 @@ def _ask(served: Served) -> dict[str, Any]:
 
 
 def _read(out: Any) -> dict[str, Any]:
-    from crawler.broker.views import View
+    import msgspec
 
-    view = View(out.ledger)
+    from crawler.broker.audit import AuditView
+
+    view = AuditView(out.ledger)
     try:
         counters, total = view.counters(), view.tasks()
         stored, failed, delayed = counters.get("stored", 0), counters.get("failed", 0), view.delayed(time.time())
@@ -65,6 +110,7 @@ def _read(out: Any) -> dict[str, Any]:
             "entries": counters.get("entries", 0),
             "bytes": counters.get("bytes", 0),
             "lists_read": all(item.sealed for item in view.lists()),
+            "hosts": msgspec.to_builtins(view.host_stats(time.time())),
         }
     finally:
         view.close()
@@ -84,4 +130,29 @@ def _table(facts: dict[str, Any]) -> str:
         for name, n in facts["reasons"].items():
             reason = Reason(name)
             lines.append(f"  {n:>9,}  {name:<18} {advise(reason, n, facts['total']) or reason.facts.meaning}")
-    return "\n".join(lines)
+    return "\n".join(lines + _hosts(facts["hosts"], time.time()))
+
+
+def _hosts(hosts: dict[str, Any], now: float) -> list[str]:
+    """Tell which hosts are not well, and until when they are left alone."""
+    words = {"slowed": "slowed down", "open": "failing, tried now and then", "unavailable": "given up for now"}
+    counts = [f"{hosts[state]:,} {word}" for state, word in words.items() if hosts[state]]
+    lines = [f"hosts: {', '.join(counts)}"] if counts else []
+    for item in hosts["waiting"][:MAX_HOSTS]:
+        wait = item["until"] - now if item["until"] else 0.0
+        when = f"asked again in {_duration(wait)}" if wait > 0 else "asked again now"
+        detail = f" ({_escaped(item['detail'])})" if item["detail"] else ""
+        state = "" if item["state"] == "healthy" else f"{item['state']}, "
+        lines.append(f"  {item['name'] or '?'}: {state}{when}{detail}")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min"
+
+
+def _escaped(text: str) -> str:
+    text = text.encode("unicode_escape").decode()
+    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"

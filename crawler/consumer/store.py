@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
+import re
 import shutil
 import stat
 import threading
@@ -19,7 +21,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from crawler.errors import FetchError, StorageFailed
 from crawler.reasons import Reason
@@ -40,10 +42,24 @@ EXTENSIONS = {
 REMEMBERED = 10_000
 #: Longest nonce that is read, in characters.
 MAX_NONCE = 1024
+#: What a folder of images is called.
+_FOLDER = re.compile(r"[0-9a-f]{2}")
+#: What an image is called.
+_IMAGE = re.compile(rf"[0-9a-f]{{64}}\.(?:{'|'.join(EXTENSIONS.values())})")
+#: What one is called while it is copied from another file system.
+_PARTIAL = re.compile(rf"\.{_IMAGE.pattern}\.[0-9a-f]{{32}}")
 #: Errors that say: no room now.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: Errors that say: this process or machine has reached a limit.
 _OWN_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class Found(NamedTuple):
+    """A file of a store."""
+
+    #: Relative to the store's root.
+    path: str
+    size: int
 
 
 class Store(Protocol):
@@ -89,6 +105,18 @@ class Store(Protocol):
 
     def tidy(self) -> None:
         """Remove what is empty when no session is left."""
+
+    def walk(self) -> Iterator[Found]:
+        """Yield every image, and what is left of one that was not finished, by path; no other file."""
+
+    def size(self, path: str) -> int | None:
+        """Return the size of the image at *path*, None where there is none."""
+
+    def digest(self, path: str) -> str:
+        """Return the SHA-256 of the image at *path*; raises OSError where it cannot be read."""
+
+    def remove(self, path: str) -> None:
+        """Remove what `walk` found at *path*; raises OSError where that is not possible."""
 
 
 class DirectoryStore:
@@ -180,6 +208,36 @@ class DirectoryStore:
         with contextlib.suppress(OSError):
             self._spool.rmdir()
 
+    def walk(self) -> Iterator[Found]:
+        """Yield what this store has made: see `Store.walk`. In memory is one folder of it at a time."""
+        for folder in _names(self.root):
+            if _FOLDER.fullmatch(folder):
+                yield from self._walk(folder)
+
+    def _walk(self, folder: str) -> Iterator[Found]:
+        for name in _names(f"{self.root}/{folder}"):
+            if (_IMAGE.fullmatch(name) or _PARTIAL.fullmatch(name)) and name.lstrip(".").startswith(folder):
+                size = self.size(f"{folder}/{name}")
+                if size is not None:
+                    yield Found(f"{folder}/{name}", size)
+
+    def size(self, path: str) -> int | None:
+        """Return the size of an image, None where there is none: see `Store.size`."""
+        try:
+            found = os.lstat(f"{self.root}/{path}")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def digest(self, path: str) -> str:
+        """Return the SHA-256 of an image: see `Store.digest`."""
+        with open(f"{self.root}/{path}", "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def remove(self, path: str) -> None:
+        """Remove a file: see `Store.remove`. Its folder stays: others may be about to put something there."""
+        os.unlink(f"{self.root}/{path}")
+
     def _folder_of(self, session: str) -> Path:
         # Sessions come over the wire: none may name another folder.
         if not (session.isascii() and session.isalnum()):
@@ -229,6 +287,14 @@ class DirectoryStore:
                 raise FetchError(Reason.INTERNAL, f"cannot store: {error}") from error
             # 3. The store is gone or failed. Asking again would not tell what was lost.
             raise StorageFailed(f"cannot store in {self.root}: {error}") from error
+
+
+def _names(folder: str) -> list[str]:
+    """Return the names in *folder*, sorted; none where it is no folder."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _is_kept(target: str, size: int) -> bool:
