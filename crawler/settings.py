@@ -80,7 +80,7 @@ class RetryPolicy(_Frozen, frozen=True, kw_only=True):
 
     #: Fetches that may end before the failure is recorded.
     attempts: int = 3
-    #: The same where the host asks to wait (429, 503); not used where `attempts` is 1.
+    #: The same where the host asks to wait (429, or 503 with Retry-After); not used where `attempts` is 1.
     asked: int = 10
     #: Upper bound of the first random pause in seconds; it doubles with each attempt.
     base: float = 2.0

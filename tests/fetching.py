@@ -13,7 +13,7 @@ import pytest
 from crawler.errors import FetchError
 from crawler.model import Lease, Task
 from crawler.reasons import Reason
-from crawler.settings import Access, Limits, Politeness, Settings
+from crawler.settings import Access, Limits, Settings
 from crawler.worker.fetch import Fetcher
 from tests.raw import Talk, ok
 
@@ -27,10 +27,8 @@ def fetchers(spool: Path) -> Iterator[Callable[..., Fetcher]]:
     """Yield what makes a fetcher with *spool*; its further arguments are those of `Access`."""
     with contextlib.ExitStack() as made:
 
-        def make_one(robots: bool = False, limits: Limits | None = None, **access: Any) -> Fetcher:
-            settings = Settings(
-                limits=limits or Limits(), access=Access(**access), politeness=Politeness(robots=robots)
-            )
+        def make_one(limits: Limits | None = None, **access: Any) -> Fetcher:
+            settings = Settings(limits=limits or Limits(), access=Access(**access))
             return made.enter_context(contextlib.closing(Fetcher(settings, spool, threads=4)))
 
         yield make_one

@@ -60,6 +60,8 @@ class Request(NamedTuple):
     #: time.monotonic() before the answer was sent: a client that has it may already ask again, so that later
     #: would make requests overlap that did not.
     end: float
+    #: Of the answer.
+    status: int = 200
 
 
 class Answer(NamedTuple):
@@ -140,6 +142,8 @@ class Site:
         self._lock = threading.Lock()
         self._requests: list[Request] = []
         self._calls: Counter[str] = Counter()
+        #: When a host that is limited answers again.
+        self._limits: dict[str, float] = {}
         self._open: dict[threading.Thread, socket.socket] = {}
         self._closing = threading.Event()
         self._wake, self._woken = socket.socketpair()
@@ -220,8 +224,8 @@ class Site:
         method, path, _ = line.split()
         headers = _read_headers(reader)
         start = time.monotonic()
-        answer = self._answer(path) if method in ("GET", "HEAD") else Answer(405)
-        request = Request(path, headers.get("host", ""), headers, start, time.monotonic())
+        answer = self._answer(path, headers.get("host", "")) if method in ("GET", "HEAD") else Answer(405)
+        request = Request(path, headers.get("host", ""), headers, start, time.monotonic(), answer.status)
         with self._lock:
             self._requests.append(request)
         connection.sendall(answer.encode(method == "HEAD"))
@@ -229,8 +233,8 @@ class Site:
 
     # -------------------------------------------------------------- answers
 
-    def _answer(self, path: str) -> Answer:
-        """Find what *path*, with its query, answers."""
+    def _answer(self, path: str, host: str) -> Answer:  # noqa: PLR0912  (a line for each path)
+        """Find what *path*, with its query, answers at *host*."""
         match unquote(urlsplit(path).path).split("/")[1:]:
             case ["robots.txt"]:
                 return self.robots
@@ -246,7 +250,7 @@ class Site:
                 return _photo(name, kept=0.5)
             case ["slow", seconds, *_]:  # /slow/SECONDS/PATH waits, then answers like /PATH
                 self._closing.wait(float(seconds))
-                return self._answer("/" + path.split("/", 3)[3])
+                return self._answer("/" + path.split("/", 3)[3], host)
             case ["redirect", status]:  # /redirect/CODE?to=URL; without `to` there is no Location
                 to = parse_qs(urlsplit(path).query, keep_blank_values=True).get("to")
                 return Answer(int(status), headers=(("Location", to[0]),) if to else ())
@@ -256,8 +260,19 @@ class Site:
                 return self._at_last(path, int(failures), Answer(503), name)
             case ["retry-after", seconds, failures, name]:  # 429 with this Retry-After the first K times
                 return self._at_last(path, int(failures), Answer(429, headers=(("Retry-After", seconds),)), name)
+            case ["limited", rate, seconds, name]:  # photo N, RATE times a second; else 429 with this Retry-After
+                return self._limited(host, 1 / float(rate), seconds, name)
             case _:  # /missing/N among others
                 return Answer(404)
+
+    def _limited(self, host: str, gap: float, wait: str, name: str) -> Answer:
+        """Answer the photo *name* where *host* answered none for *gap* seconds, else 429."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._limits.get(host, 0.0):
+                return Answer(429, headers=(("Retry-After", wait),))
+            self._limits[host] = now + gap
+        return _photo(name)
 
     def _at_last(self, path: str, failures: int, failure: Answer, name: str) -> Answer:
         """Answer *failure* the first *failures* times that *path* is asked for, then the photo *name*."""

@@ -50,7 +50,10 @@ def test_loopback_is_refused(make: Callable[..., Fetcher], host: str) -> None:
     """However loopback is written, nothing connects to it."""
     with RawServer(serving) as server:
         assert fetch(make(), f"http://{host}:{server.port}/") is Reason.ADDRESS_REFUSED
-        assert fetch(make(robots=True), f"http://{host}:{server.port}/") is Reason.ADDRESS_REFUSED
+        lease = Lease(token=1, task=Task(id=0, url=f"http://{host}:{server.port}/robots.txt"), robots=True)
+        with pytest.raises(FetchError) as caught:
+            make().fetch_rules(lease)
+        assert caught.value.reason is Reason.ADDRESS_REFUSED
         assert server.connections == 0
 
 
@@ -75,7 +78,9 @@ def test_redirect_to_refused_address(make: Callable[..., Fetcher]) -> None:
             fetcher.fetch(Lease(token=1, task=Task(id=1, url=outer.base)))
         assert caught.value.moved_to == f"{inner.base}/"
         assert fetch(fetcher, outer.base, target=caught.value.moved_to) is Reason.ADDRESS_REFUSED
-        assert fetch(make(allow_net=("127.0.0.1/32",), robots=True), outer.base) is Reason.ROBOTS_UNREACHABLE
+        with pytest.raises(FetchError) as caught:
+            fetcher.fetch_rules(Lease(token=1, task=Task(id=0, url=f"{outer.base}/robots.txt"), robots=True))
+        assert caught.value.reason is Reason.ROBOTS_UNREACHABLE
         assert inner.connections == 0
 
 

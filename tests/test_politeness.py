@@ -164,7 +164,7 @@ def test_a_rule_for_a_host_counts(make: Callable[..., Bench]) -> None:
     """Fetches at a time by name; a host to skip fails at once."""
     rules = (HostRule(pattern="a.test", per_host=2), HostRule(pattern="*.b.test", skip=True))
     bench = make(politeness=Politeness(hosts=rules))
-    bench.fill(*urls(A, 9), "http://x.b.test/1", *urls(B, 9))
+    bench.fill(*urls(A, 9), "http://x.b.test/1", "http://a.test./1", *urls(B, 9))
     worker = hand(bench)
     wait_until(lambda: worker.ask().leases == [] and bench.queue.stats().failed == 1 and bench.queue.stats().leased)
     names = [record.url for record in bench.records() if record.reason is Reason.HOST_SKIPPED]

@@ -30,9 +30,9 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Fetcher]]:
     """Return what makes a fetcher that may connect to loopback and has its spool in `tmp_path`."""
     with fetchers(tmp_path) as make_any:
 
-        def make_one(timeout: float = 20.0, connect_timeout: float = 10.0, robots: bool = False) -> Fetcher:
+        def make_one(timeout: float = 20.0, connect_timeout: float = 10.0) -> Fetcher:
             limits = Limits(timeout=timeout, connect_timeout=connect_timeout, max_bytes=1_000_000)
-            return make_any(robots, limits, allow_net=LOOPBACK)
+            return make_any(limits, allow_net=LOOPBACK)
 
         yield make_one
 
@@ -134,10 +134,12 @@ def test_redirects_share_the_deadline(make: Callable[..., Fetcher]) -> None:
         assert refusal(make(SHORT), server.base + "/").reason is Reason.TIMEOUT
 
 
-def test_robots_share_the_deadline(make: Callable[..., Fetcher]) -> None:
-    """A robots.txt that drips ends by the deadline of the fetch that needs it."""
+def test_robots_have_a_deadline(make: Callable[..., Fetcher]) -> None:
+    """A robots.txt that drips ends like any other fetch."""
     with RawServer(dripping(HEAD + b"\r\n", b"#")) as server:
-        assert refusal(make(SHORT, robots=True), server.base).reason in (Reason.TIMEOUT, Reason.ROBOTS_UNREACHABLE)
+        with pytest.raises(FetchError) as caught:
+            make(SHORT).fetch_rules(Lease(token=1, task=Task(id=0, url=f"{server.base}/robots.txt"), robots=True))
+        assert caught.value.reason in (Reason.TIMEOUT, Reason.ROBOTS_UNREACHABLE)
 
 
 @pytest.mark.parametrize(

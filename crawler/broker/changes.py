@@ -69,8 +69,8 @@ class PutResult(NamedTuple):
 
 @functools.lru_cache(maxsize=1 << 15)
 def host_key(name: str) -> int:
-    """Return the 64-bit key, signed, under which a host's tasks are kept."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+    """Return the 64-bit key, signed, under which a host's tasks are kept; a dot at the end makes no other host."""
+    return int.from_bytes(blake2b(name.rstrip(".").encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def url_key(url: str, salt: int) -> int:

@@ -227,7 +227,7 @@ class Host:
     def introduce(self, task: Task, etiquette: Etiquette) -> None:
         """Take the name, and what is different for it, from one of its tasks."""
         if not self.name:
-            self.name = urlsplit(task.target or task.url).hostname or ""
+            self.name = (urlsplit(task.target or task.url).hostname or "").rstrip(".")
             self._terms = etiquette.terms(self.name)
             self.settle_delay()
 

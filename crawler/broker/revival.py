@@ -91,7 +91,7 @@ def _judge(row: Any, choice: Choice) -> tuple[int, int, str | None, int] | None:
 
 
 def _is_at(url: str, hosts: tuple[str, ...]) -> bool:
-    name = urlsplit(url).hostname or ""
+    name = (urlsplit(url).hostname or "").rstrip(".")
     return any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in hosts)
 
 
