@@ -117,15 +117,17 @@ def test_a_store_of_which_all_is_gone_may_not_be_mounted(tmp_path: Path, site: S
     assert "is its disk mounted?" in empty.stdout and "crawler retry" not in empty.stdout.partition("Store ")[2]
 
 
-def test_a_folder_in_place_of_an_image_is_not_the_image(tmp_path: Path, site: Site) -> None:
-    """Nor is a link: only a file's own bytes are what was stored."""
-    first, second = (tmp_path / OUT / path for path in crawl(tmp_path, site, count=2))
+def test_a_link_in_place_of_an_image_is_the_image(tmp_path: Path, site: Site) -> None:
+    """Somebody moved it to another disk. One that leads nowhere is none, nor is a folder; none is an orphan."""
+    first, second, third = (tmp_path / OUT / path for path in crawl(tmp_path, site, count=3))
     first.unlink()
     first.mkdir()
     second.rename(tmp_path / "elsewhere")
     second.symlink_to(tmp_path / "elsewhere")
+    third.unlink()
+    third.symlink_to(tmp_path / "nowhere")
     exit_status, facts = verified(tmp_path)
-    assert (exit_status, facts["missing"]) == (3, 2)
+    assert (exit_status, facts["records"], facts["missing"], facts["orphans"]) == (3, 3, 2, 0)
 
 
 def test_a_running_crawl_can_be_verified(tmp_path: Path, site: Site) -> None:

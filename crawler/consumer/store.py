@@ -110,7 +110,7 @@ class Store(Protocol):
         """Yield every image, and what is left of one that was not finished, by path; no other file."""
 
     def size(self, path: str) -> int | None:
-        """Return the size of the image at *path*, None where there is none."""
+        """Return the size of the image at *path*, also where somebody put a link to it there; None without one."""
 
     def digest(self, path: str) -> str:
         """Return the SHA-256 of the image at *path*; raises OSError where it cannot be read."""
@@ -217,17 +217,14 @@ class DirectoryStore:
     def _walk(self, folder: str) -> Iterator[Found]:
         for name in _names(f"{self.root}/{folder}"):
             if (_IMAGE.fullmatch(name) or _PARTIAL.fullmatch(name)) and name.lstrip(".").startswith(folder):
-                size = self.size(f"{folder}/{name}")
-                if size is not None:
-                    yield Found(f"{folder}/{name}", size)
+                found = _regular(f"{self.root}/{folder}/{name}", links=False)
+                if found is not None:
+                    yield Found(f"{folder}/{name}", found.st_size)
 
     def size(self, path: str) -> int | None:
         """Return the size of an image, None where there is none: see `Store.size`."""
-        try:
-            found = os.lstat(f"{self.root}/{path}")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        found = _regular(f"{self.root}/{path}", links=True)
+        return None if found is None else found.st_size
 
     def digest(self, path: str) -> str:
         """Return the SHA-256 of an image: see `Store.digest`."""
@@ -299,11 +296,17 @@ def _names(folder: str) -> list[str]:
 
 def _is_kept(target: str, size: int) -> bool:
     """Tell whether *target* is there, whole. Its content was durable before it got its name."""
+    found = _regular(target, links=False)
+    return found is not None and found.st_size == size
+
+
+def _regular(path: str, *, links: bool) -> os.stat_result | None:
+    """Return the facts about a file, *links* to it followed if that is said; None where there is none."""
     try:
-        found = os.lstat(target)
+        found = os.stat(path, follow_symlinks=links)
     except FileNotFoundError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == size
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _move(path: Path, target: str) -> None:
