@@ -17,6 +17,7 @@ from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue, Terms
 from crawler.broker.manager import QueueServer, Service
 from crawler.broker.results import LocalResultQueue
+from crawler.broker.revival import refresh
 from crawler.broker.sessions import LOCAL
 from crawler.broker.state import OWN
 from crawler.broker.wire import format_address
@@ -46,6 +47,8 @@ class Opening(NamedTuple):
     keep_open: bool = False
     #: Seconds to wait for room on a full disk.
     pause_limit: float = 600.0
+    #: Whether images that are stored are asked for again, if they have changed.
+    refresh: bool = False
 
 
 class Serving(NamedTuple):
@@ -78,6 +81,8 @@ class Coordinator:
         self.ledger = Ledger(out.ledger, opening.pause_limit, fail)
         try:
             self.store = self._open_store()
+            if opening.refresh:
+                self.ledger.change(lambda changes: refresh(changes.db))
             self.queue = LocalTaskQueue(self.ledger, self._terms())
             self._completions = CompletionLog(out.completions, self.ledger.view)
             # A session of another machine may be alive without a lease: its spool stays until the end.

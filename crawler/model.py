@@ -118,6 +118,10 @@ class Task(_Compact, frozen=True, kw_only=True):
     attempts: int = 0
     #: Times the child that worked on it died.
     losses: int = 0
+    #: ETag and Last-Modified of the image that is stored, which is asked for again only if it has changed; None for
+    #: one that is not.
+    etag: str | None = None
+    last_modified: str | None = None
 
 
 class Lease(_Compact, frozen=True, kw_only=True):
@@ -242,6 +246,9 @@ class Completion(_Compact, frozen=True, kw_only=True):
     width: Count | None = None
     height: Count | None = None
     format: str | None = None
+    #: Of the response, for the next time.
+    etag: str | None = None
+    last_modified: str | None = None
 
 
 class Record(_Frozen, frozen=True, kw_only=True):

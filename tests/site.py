@@ -142,6 +142,8 @@ class Site:
         self._lock = threading.Lock()
         self._requests: list[Request] = []
         self._calls: Counter[str] = Counter()
+        #: Versions of what /kept answers, by name.
+        self.versions: Counter[str] = Counter()
         #: When a host that is limited answers again.
         self._limits: dict[str, float] = {}
         self._open: dict[threading.Thread, socket.socket] = {}
@@ -225,6 +227,8 @@ class Site:
         headers = _read_headers(reader)
         start = time.monotonic()
         answer = self._answer(path, headers.get("host", "")) if method in ("GET", "HEAD") else Answer(405)
+        if ("ETag", headers.get("if-none-match")) in answer.headers:
+            answer = Answer(304)
         request = Request(path, headers.get("host", ""), headers, start, time.monotonic(), answer.status)
         with self._lock:
             self._requests.append(request)
@@ -260,6 +264,10 @@ class Site:
                 return self._at_last(path, int(failures), Answer(503), name)
             case ["retry-after", seconds, failures, name]:  # 429 with this Retry-After the first K times
                 return self._at_last(path, int(failures), Answer(429, headers=(("Retry-After", seconds),)), name)
+            case ["kept", name]:  # a photo that changes with `versions`, and an ETag; 304 to whoever has it
+                version = self.versions[name]
+                number = int(name.removesuffix(".jpg")) + 1000 * version
+                return _photo(f"{number}.jpg")._replace(headers=(("ETag", f'"{version}"'),))
             case ["limited", rate, seconds, name]:  # photo N, RATE times a second; else 429 with this Retry-After
                 return self._limited(host, 1 / float(rate), seconds, name)
             case _:  # /missing/N among others

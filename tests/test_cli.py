@@ -22,7 +22,7 @@ OPTIONS = {
     "seed": """--out --store --to --listen --key --workers --processes --threads --per-host --delay --timeout
         --connect-timeout --stall --min-speed --max-bytes --max-pixels --attempts --allow-net --ports --proxy
         --robots --opt-out --hosts --host-patience --contact --user-agent --header --tls-verify --no-tls-verify
-        --ca-bundle --keep-open --grace
+        --ca-bundle --keep-open --refresh --grace
         --pause-limit --strict""",
     "worker": "--key --store --processes --threads --grace --give-up",
     "status": "--key --json --verify --sweep --store",

@@ -82,6 +82,14 @@ def test_images_that_are_gone_are_fetched_again(tmp_path: Path) -> None:
         assert len(site.requests) == 6
 
 
+def test_a_store_that_is_not_there_is_not_an_empty_one(ended: Path) -> None:
+    """Its disk may not be mounted: nothing is put back."""
+    (ended / "urls.crawl" / "images").rename(ended / "elsewhere")
+    done = run(ended, "retry", "urls.crawl", "--missing")
+    assert (done.returncode, "mounted" in done.stderr) == (73, True)
+    assert status(ended, "urls.crawl")["stored"] == 2
+
+
 def test_a_running_crawl_takes_them_at_once(tmp_path: Path) -> None:
     """No second command is needed; a host that was given up gets another chance."""
     with Site() as site:

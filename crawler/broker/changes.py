@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -16,6 +17,13 @@ from crawler.reasons import Reason
 
 #: Bits of an entry's id that are its line.
 LINE_BITS = 40
+#: Status of a response that brings no image, because the one that is stored has not changed.
+NOT_MODIFIED = 304
+#: What a task is read from, as `task_of` takes it; one that is stored already has a record.
+TASK = (
+    "t.id, t.url, t.target, t.hops, t.attempts, t.losses, r.body FROM tasks t"
+    " LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL"
+)
 #: Keys asked for in one statement.
 _KEYS = 500
 
@@ -33,6 +41,8 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     width: int | None = None
     height: int | None = None
     format: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
 
 
 class Ended(NamedTuple):
@@ -82,6 +92,22 @@ def url_key(url: str, salt: int) -> int:
 
 _encoder = msgspec.msgpack.Encoder()
 decode_body = msgspec.msgpack.Decoder(Body).decode
+
+
+def task_of(row: Sequence[Any]) -> Task:
+    """Return the task of a row of `TASK`."""
+    number, url, target, hops, attempts, losses, blob = row
+    last = None if blob is None else decode_body(blob)
+    return Task(
+        id=number,
+        url=url,
+        target=target,
+        hops=hops,
+        attempts=attempts,
+        losses=losses,
+        etag=last.etag if last else None,
+        last_modified=last.last_modified if last else None,
+    )
 
 
 class Changes:
@@ -241,7 +267,7 @@ class Changes:
     def record(self, ended: list[Ended], now: float) -> None:
         """Give tasks their record."""
         records, tasks = [], []
-        for end in ended:
+        for end in map(self._completed, ended):
             self._seq += 1
             records.append((self._seq, end.task_id, end.reason, now, _encoder.encode(end.body)))
             tasks.append((end.body.attempts, end.token, self._seq, end.task_id))
@@ -250,6 +276,18 @@ class Changes:
         sql = "UPDATE tasks SET state = 2, due = NULL, attempts = ?, token = ?, seq = ? WHERE id = ?"
         self._db.executemany(sql, tasks)
         self.drop_leases([end.token for end in ended if end.token is not None])
+
+    def _completed(self, end: Ended) -> Ended:
+        """Return *end*; of an image that has not changed with what its last record says."""
+        if end.body.http_status != NOT_MODIFIED or end.reason is not None:
+            return end
+        sql = "SELECT r.body FROM tasks t JOIN records r ON r.seq = t.seq WHERE t.id = ?"
+        row = self._db.execute(sql, (end.task_id,)).fetchone()
+        if row is None:
+            return end
+        last = decode_body(row[0])
+        new = {"attempts": end.body.attempts, "worker": end.body.worker, "http_status": NOT_MODIFIED}
+        return end._replace(body=msgspec.structs.replace(last, **new))
 
     def _count(self, end: Ended) -> None:
         self._counts["failed" if end.reason else "stored"] += 1
@@ -293,14 +331,10 @@ class Changes:
 
     def take_due(self, now: float, count: int) -> list[tuple[int, Task]]:
         """Return up to *count* delayed tasks whose time has come, each with its host, and mark them as handed out."""
-        sql = (
-            "SELECT host, id, url, target, hops, attempts, losses FROM tasks"
-            " WHERE state = 1 AND due IS NOT NULL AND due <= ? ORDER BY due LIMIT ?"
-        )
+        sql = f"SELECT t.host, {TASK} WHERE t.state = 1 AND t.due IS NOT NULL AND t.due <= ? ORDER BY t.due LIMIT ?"
         rows = self._db.execute(sql, (now, count)).fetchall()
         self._db.executemany("UPDATE tasks SET due = NULL WHERE id = ?", [(row[1],) for row in rows])
-        names = ("id", "url", "target", "hops", "attempts", "losses")
-        return [(row[0], Task(**dict(zip(names, row[1:], strict=True)))) for row in rows]
+        return [(row[0], task_of(row[1:])) for row in rows]
 
     def _one(self, sql: str) -> int:
         return int(self._db.execute(sql).fetchone()[0])
@@ -319,4 +353,6 @@ def body_of(completion: Completion, attempts: int, worker: str, path: str | None
         width=completion.width,
         height=completion.height,
         format=completion.format,
+        etag=completion.etag,
+        last_modified=completion.last_modified,
     )

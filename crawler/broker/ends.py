@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from crawler.broker.changes import Body, Changes, Delayed, Ended, body_of
+from crawler.broker.changes import NOT_MODIFIED, Body, Changes, Delayed, Ended, body_of
 from crawler.broker.frontier import Held, Refused
 from crawler.broker.health import Says
 from crawler.broker.ledger import Ledger
@@ -20,7 +20,7 @@ from crawler.broker.registry import save_hosts, save_origins
 from crawler.broker.retries import LOCAL_PAUSE, judge, pause, says
 from crawler.broker.state import State
 from crawler.errors import CrawlerError, Stopped, StorageFailed, WireError
-from crawler.model import Completion, Failure, Finding, Welcome
+from crawler.model import Completion, Failure, Finding, Outcome, Welcome
 from crawler.reasons import Class, Reason
 
 log = logging.getLogger(__name__)
@@ -70,9 +70,9 @@ class Ends:
         with self._state.lock:
             by_token = {item.token: item for item in completions}
             held = self._state.end(session, list(by_token))
-            for rules in [lease for lease in held if lease.origin is not None]:  # no such thing can be completed
-                self._state.frontier.give_back(rules, rules.task, self._state.now())
-                held.remove(rules)
+            for lease in [lease for lease in held if not _can_end(lease, by_token[lease.token])]:
+                self._state.frontier.give_back(lease, lease.task, self._state.now())
+                held.remove(lease)
             finals = [self._final(by_token.pop(item.token), item, session) for item in held]
             stale = [(item.token, item.task_id) for item in by_token.values()]
             commit = self._ledger.submit(lambda changes: self._write(changes, finals, [], stale))
@@ -303,3 +303,10 @@ class Ends:
 def _seen(failure: Failure) -> str:
     """Return what a failure shows of its host, for people."""
     return f"{failure.reason}: {failure.detail}" if failure.detail else str(failure.reason)
+
+
+def _can_end(held: Held, completion: Completion) -> bool:
+    """Tell whether a lease can end like this: no robots.txt is stored, nor an image without its path, if it is new."""
+    is_new = not (held.task.etag or held.task.last_modified)
+    has_path = completion.path is not None or completion.outcome is Outcome.FAILED
+    return held.origin is None and (has_path or (completion.http_status == NOT_MODIFIED and not is_new))

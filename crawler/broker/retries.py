@@ -72,8 +72,7 @@ def judge(failure: Failure, held: Held, policy: RetryPolicy, machine: str, now: 
     attempts = task.attempts + 1
     limit = policy.attempts
     # A host that is fetched from too fast says so to whatever comes next: no fault of this task.
-    is_asked = failure.reason is Reason.HTTP_TOO_MANY or (failure.http_status == 503 and failure.retry_after is not None)
-    if is_asked and limit > 1:
+    if limit > 1 and (failure.http_status == 429 or (failure.http_status == 503 and failure.retry_after is not None)):
         limit = max(limit, policy.asked)
     if kind is Class.TRANSIENT and attempts < limit:
         charged = msgspec.structs.replace(task, attempts=attempts)

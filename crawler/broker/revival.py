@@ -43,12 +43,36 @@ def revive(db: sqlite3.Connection, choice: Choice, now: float) -> Revived:
         if choice.dry_run:
             continue
         hosts.update(host for _, host, _, _ in batch)
-        sql = "UPDATE tasks SET state = 1, due = ?, attempts = 0, losses = 0, hops = 0, target = NULL WHERE id = ?"
+        # Without a current record: an image that is gone must be fetched whatever its host says of changes.
+        sql = (
+            "UPDATE tasks SET state = 1, due = ?, attempts = 0, losses = 0, hops = 0, target = NULL, seq = NULL"
+            " WHERE id = ?"
+        )
         db.executemany(sql, [(now, task) for task, _, _, _ in batch])
     if not choice.dry_run:
         _forgive(db, hosts)
         _count(db, counts, size)
     return Revived(counts, size, hosts)
+
+
+def refresh(db: sqlite3.Connection) -> int:
+    """
+    Have all stored images asked for again, if they have changed; return how many.
+
+    Nothing is done while tasks are left to do: an earlier call has not come to its end.
+    """
+    if db.execute("SELECT 1 FROM tasks WHERE state < 2 LIMIT 1").fetchone():
+        return 0
+    size, last, tasks = 0, 0, 0
+    sql = "SELECT r.seq, t.id, r.body FROM records r JOIN tasks t ON t.seq = r.seq WHERE r.seq > ? AND r.reason IS NULL"
+    while rows := db.execute(f"{sql} ORDER BY r.seq LIMIT ?", (last, BATCH)).fetchall():
+        last = rows[-1][0]
+        tasks += len(rows)
+        size += sum(decode_body(blob).bytes or 0 for _, _, blob in rows)
+        change = "UPDATE tasks SET state = 0, attempts = 0, losses = 0, hops = 0, target = NULL WHERE id = ?"
+        db.executemany(change, [(task,) for _, task, _ in rows])
+    _count(db, Counter({STORED: tasks}), size)
+    return tasks
 
 
 def _chosen(db: sqlite3.Connection, choice: Choice) -> Iterator[list[tuple[int, int, str | None, int]]]:

@@ -10,14 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crawler.broker.changes import LINE_BITS, decode_body
+from crawler.broker.changes import LINE_BITS, TASK, decode_body, task_of
 from crawler.broker.hosts import Facts
 from crawler.broker.registry import read_facts, read_paused
 from crawler.errors import OutUnusable
 from crawler.model import ListState, Outcome, Record, Task
 from crawler.reasons import Reason
-
-_TASK = "id, url, target, hops, attempts, losses"
 
 _HOSTS = """
 WITH RECURSIVE found(host) AS (
@@ -126,8 +124,8 @@ class View:
 
     def backlog(self, host: int, after: int, count: int) -> list[Task]:
         """Return up to *count* ready tasks of *host* with ids above *after*, in order."""
-        sql = f"SELECT {_TASK} FROM tasks WHERE state = 0 AND host = ? AND id > ? ORDER BY id LIMIT ?"
-        return [_task(row) for row in self._all(sql, host, after, count)]
+        sql = f"SELECT {TASK} WHERE t.state = 0 AND t.host = ? AND t.id > ? ORDER BY t.id LIMIT ?"
+        return [task_of(row) for row in self._all(sql, host, after, count)]
 
     def hosts(self, after: int, count: int) -> list[int]:
         """Return up to *count* hosts above *after* that have ready tasks, in order."""
@@ -142,11 +140,11 @@ class View:
         """Return the leases that an earlier coordinator left."""
         sql = (
             "SELECT l.token, l.session, l.expires, ifnull(l.host, t.host), l.origin, t.id, t.url, t.target, t.hops,"
-            " t.attempts, t.losses FROM leases l LEFT JOIN tasks t ON t.id = l.task"
-            " WHERE t.id IS NOT NULL OR l.origin IS NOT NULL"
+            " t.attempts, t.losses, r.body FROM leases l LEFT JOIN tasks t ON t.id = l.task"
+            " LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL WHERE t.id IS NOT NULL OR l.origin IS NOT NULL"
         )
         return [
-            SavedLease(token, session, expires, host, origin, _task(task) if origin is None else _rules(origin))
+            SavedLease(token, session, expires, host, origin, task_of(task) if origin is None else _rules(origin))
             for token, session, expires, host, origin, *task in self._all(sql)
         ]
 
@@ -198,10 +196,6 @@ class View:
 
 def _rules(origin: str) -> Task:
     return Task(id=0, url=f"{origin}/robots.txt")
-
-
-def _task(row: Any) -> Task:
-    return Task(id=row[0], url=row[1], target=row[2], hops=row[3], attempts=row[4], losses=row[5])
 
 
 def _record(row: Any) -> Record:

@@ -14,7 +14,7 @@ import click
 
 from crawler.cli.common import Served, find, key_option
 from crawler.cli.loudness import loudness
-from crawler.errors import UsageError
+from crawler.errors import OutUnusable, UsageError
 from crawler.out import Out
 from crawler.reasons import TABLE, Class, Reason
 
@@ -114,6 +114,8 @@ def _missing(out: Out, dry_run: bool) -> Iterator[Any]:
     view = View(out.ledger)
     try:
         store = Path(view.meta("store") or out.images)
+        if not store.is_dir():
+            raise OutUnusable(f"the store {store} is not there: is its disk mounted?")
         # A path is relative to OUT where the store is in it.
         root = out.path if store == out.images.absolute() else store
         gone = (item.id for item in view.current() if item.path and not _is_whole(root / item.path, item.bytes))
@@ -128,6 +130,8 @@ def _is_whole(path: Path, size: int | None) -> bool:
         return path.stat().st_size == size
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise OutUnusable(f"{path} cannot be looked at: {error.strerror}") from error
 
 
 def _revive(out: Out | None, served: Served | None, work: Callable[[Callable[[Any], Mapping[str, int]]], Any]) -> None:

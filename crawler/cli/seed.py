@@ -131,6 +131,7 @@ _PROXY_HELP = (
 @click.option("--tls-verify/--no-tls-verify", default=True, show_default=True, help="Check certificates.")
 @click.option("--ca-bundle", metavar="FILE", help="Trust these authorities, in PEM. [the system's; SSL_CERT_FILE]")
 @click.option("--keep-open", is_flag=True, help="Go on waiting for more lists (--to) when all are done.")
+@click.option("--refresh", is_flag=True, help="Ask again for what is stored, and fetch it where it has changed.")
 @click.option("--grace", type=_POSITIVE, default=25.0, show_default=True, help="Seconds to end when stopped.")
 @click.option("--pause-limit", type=_POSITIVE, default=600.0, show_default=True, help="Seconds to wait on a full disk.")
 @click.option("--strict", is_flag=True, help="Exit with 3 where a task failed.")
@@ -199,7 +200,7 @@ def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: 
     run = Run(
         sources=sources,
         out=Out(out),
-        opening=Opening(store, _settings(options), options["keep_open"], options["pause_limit"]),
+        opening=Opening(store, _settings(options), options["keep_open"], options["pause_limit"], options["refresh"]),
         serving=_serving(options["listen"], key),
         hands=Hands(options["workers"], options["processes"] or 0, options["threads"]),
         grace=options["grace"],

@@ -287,6 +287,8 @@ def _stored(download: Download, verdict: Accepted, path: str) -> Completion:
         width=verdict.image.width,
         height=verdict.image.height,
         format=verdict.image.format,
+        etag=download.response.etag,
+        last_modified=download.response.last_modified,
     )
 
 

@@ -228,7 +228,8 @@ class Worker:
             self._started += events.started
             # The slots of the others are freed by their ends: a host that asks to be left alone must be known to have
             # said so before its slot is handed out again.
-            self._fetched += [item.token for item in events.downloads if item.token in self._held]
+            brought = [item.token for item in events.downloads] + [item.token for item in events.unchanged]
+            self._fetched += [token for token in brought if token in self._held]
             self._fetching.difference_update(fetched)
             self._state.notify_all()
         self._news.set()
@@ -238,7 +239,7 @@ class Worker:
                 self._sink.take(download)
             else:  # its lease is over
                 Path(download.path).unlink(missing_ok=True)
-        ends: list[Failure | Finding] = [*events.failures, *events.findings]
+        ends: list[Completion | Failure | Finding] = [*events.unchanged, *events.failures, *events.findings]
         for end in ends:
             if end.token in ours:
                 self._outbox.put(end)

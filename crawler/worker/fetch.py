@@ -16,13 +16,13 @@ import requests.utils
 from urllib3 import exceptions as urllib3_errors
 
 from crawler.errors import FetchError
-from crawler.model import Download, Finding, Lease, Response, Task
+from crawler.model import Completion, Download, Finding, Lease, Outcome, Response, Task
 from crawler.reasons import Reason
 from crawler.settings import Settings
 from crawler.worker.answers import REDIRECTS, host_of, read_length, read_retry_after, read_status, resolve_location
 from crawler.worker.faults import causes_of, translate
 from crawler.worker.guard import Guard, GuardedAdapter, make_context
-from crawler.worker.headers import RequestHeaders
+from crawler.worker.headers import RequestHeaders, is_stored
 from crawler.worker.optout import find_opt_out
 from crawler.worker.robots import Answer, read_rules
 from crawler.worker.watchdog import Pace, Watch
@@ -37,6 +37,8 @@ DRAIN_WAIT = 1.0
 RULES_SIZE = 500 * 1024
 #: How a kept connection shows that the server closed it before the request: not one byte of a response came.
 CLOSED_BEFORE = (http.client.RemoteDisconnected, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+#: Status of a response that says that the image which is stored has not changed.
+NOT_MODIFIED = 304
 #: Characters of a detail or of a header that are kept.
 MAX_TEXT = 300
 
@@ -68,12 +70,12 @@ class Fetcher:
             per_host=max(1, min(threads, settings.politeness.per_host)),
         )
 
-    def fetch(self, lease: Lease) -> Download:
+    def fetch(self, lease: Lease) -> Download | Completion:
         """
         Fetch the URL of *lease* into a file of the spool named by its token.
 
         Returns:
-            The download; whoever gets it owns the file.
+            The download; whoever gets it owns the file. Where the image that is stored has not changed, its end.
 
         Raises:
             FetchError: Whatever a server or a URL can cause, a redirect to another host among it (`moved_to`). No file
@@ -107,12 +109,19 @@ class Fetcher:
         self.cancel()
         self._adapter.close()
 
-    def _follow(self, lease: Lease, trip: _Trip, watch: Watch) -> Download:
+    def _follow(self, lease: Lease, trip: _Trip, watch: Watch) -> Download | Completion:
         while True:
             host = host_of(trip.url)
             began = time.monotonic()
-            with self._send(trip.url, watch) as response:
+            with self._send(trip.url, watch, lease.task) as response:
                 trip.status = response.status_code
+                if response.status_code == NOT_MODIFIED and is_stored(lease.task):
+                    return Completion(
+                        token=lease.token,
+                        task_id=lease.task.id,
+                        outcome=Outcome.STORED,
+                        http_status=NOT_MODIFIED,
+                    )
                 if response.status_code not in REDIRECTS:
                     return self._take(lease, trip.url, response, began)
                 trip.redirect(response.headers.get("Location"))
@@ -122,10 +131,10 @@ class Fetcher:
             if host_of(trip.url) != host or not lease.follow:
                 raise FetchError(Reason.INTERNAL, "moved to another host", moved_to=trip.url, hops=trip.hops)
 
-    def _send(self, url: str, watch: Watch) -> requests.Response:
+    def _send(self, url: str, watch: Watch, task: Task | None = None) -> requests.Response:
         """Ask for *url*, once more where a kept connection turns out to have been closed by the server meanwhile."""
         try:
-            return self._transmit(url, watch)
+            return self._transmit(url, watch, task)
         except requests.ConnectionError as error:
             # The request and the closing passed each other on the way.
             was_closed = any(isinstance(cause, CLOSED_BEFORE) for cause in causes_of(error))
@@ -133,15 +142,15 @@ class Fetcher:
                 raise
         watch.fresh = True
         try:
-            return self._transmit(url, watch)
+            return self._transmit(url, watch, task)
         finally:
             watch.fresh = False
 
-    def _transmit(self, url: str, watch: Watch) -> requests.Response:
+    def _transmit(self, url: str, watch: Watch, task: Task | None) -> requests.Response:
         # Put together by hand: URLs are canonical before they reach a queue, and to prepare one again takes longer
         # than all else that is done here for a request.
         request = requests.PreparedRequest()
-        request.method, request.url, request.headers = "GET", url, self._headers.of(url)
+        request.method, request.url, request.headers = "GET", url, self._headers.of(url, task)
         left = watch.left
         waits = (min(left, self._limits.connect_timeout), min(left, self._limits.stall))
         return self._adapter.send(request, stream=True, timeout=waits)

@@ -8,6 +8,7 @@ import requests.structures
 import requests.utils
 
 from crawler.errors import UsageError
+from crawler.model import Task
 from crawler.settings import Access, HostRule
 from crawler.worker.answers import host_of
 
@@ -32,9 +33,10 @@ class RequestHeaders:
         self._base["Accept-Encoding"] = "identity"
         self._rules = [(rule, dict(_checked(rule.headers))) for rule in rules if rule.headers]
 
-    def of(self, url: str) -> Headers:
-        """Return the headers of a request for *url*; not to be changed."""
-        if not self._rules:
+    def of(self, url: str, task: Task | None = None) -> Headers:
+        """Return the headers of a request for *url*, not to be changed; of a *task* that is stored: if it changed."""
+        is_conditional = task is not None and is_stored(task)
+        if not (self._rules or is_conditional):
             return self._base
         name = host_of(url)
         headers = self._base.copy()
@@ -42,7 +44,16 @@ class RequestHeaders:
             if rule.fits(name):
                 headers.update(more)
         headers["Accept-Encoding"] = "identity"
+        if task is not None and task.etag:
+            headers["If-None-Match"] = task.etag
+        if task is not None and task.last_modified:
+            headers["If-Modified-Since"] = task.last_modified
         return headers
+
+
+def is_stored(task: Task) -> bool:
+    """Tell whether the image of *task* is stored, and its host can tell whether it has changed."""
+    return bool(task.etag or task.last_modified)
 
 
 def _checked(headers: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from crawler.model import Download, Failure, Finding, Lease
+from crawler.model import Completion, Download, Failure, Finding, Lease
 from crawler.settings import Settings
 
 
@@ -30,14 +30,16 @@ class Events(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started: list[int] = []
     downloads: list[Download] = []
     failures: list[Failure] = []
+    #: Images that are stored and have not changed.
+    unchanged: list[Completion] = []
     #: What robots.txt say.
     findings: list[Finding] = []
 
 
 def ended(events: Events) -> list[int]:
     """Return the tokens of the fetches that ended."""
-    items: list[Download | Failure | Finding] = [*events.downloads, *events.failures, *events.findings]
-    return [item.token for item in items]
+    parts = (events.downloads, events.unchanged, events.failures, events.findings)
+    return [item.token for part in parts for item in part]
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crawler.errors import FetchError
-from crawler.model import Download, Failure, Finding, Lease
+from crawler.model import Completion, Download, Failure, Finding, Lease
 from crawler.reasons import Reason
 from crawler.settings import Settings
 from crawler.worker.fetch import Fetcher
@@ -36,7 +36,7 @@ class FetchThreads:
         self._fetcher = Fetcher(settings, spool, threads)
         self._report = report
         self._todo: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
-        self._happened: queue.SimpleQueue[int | Download | Failure | Finding | None] = queue.SimpleQueue()
+        self._happened: queue.SimpleQueue[int | Download | Completion | Failure | Finding | None] = queue.SimpleQueue()
         self._fetching = [threading.Thread(target=self._fetch_all, daemon=True) for _ in range(threads)]
         self._reporting = threading.Thread(target=self._report_all, name="report", daemon=True)
 
@@ -66,7 +66,7 @@ class FetchThreads:
             self._happened.put(lease.token)
             self._happened.put(self._fetch(lease))
 
-    def _fetch(self, lease: Lease) -> Download | Failure | Finding:
+    def _fetch(self, lease: Lease) -> Download | Completion | Failure | Finding:
         try:
             return self._fetcher.fetch_rules(lease) if lease.robots else self._fetcher.fetch(lease)
         except FetchError as error:
@@ -87,6 +87,7 @@ class FetchThreads:
                     started=[item for item in gathered if isinstance(item, int)],
                     downloads=[item for item in gathered if isinstance(item, Download)],
                     failures=[item for item in gathered if isinstance(item, Failure)],
+                    unchanged=[item for item in gathered if isinstance(item, Completion)],
                     findings=[item for item in gathered if isinstance(item, Finding)],
                 )
             )
