@@ -114,12 +114,12 @@ def resident(pid: int) -> int:
 def measure_site(folder: Path, quick: bool) -> dict[str, Any]:
     """A list of a local site: 10 % missing, 2 % not images, 2 % truncated."""
     count = 1_000 if quick else 10_000
-    out = folder / "site.crawl"
+    out, temporary = folder / "site.crawl", Path(os.environ["TMPDIR"])
     with served() as base:
         (folder / "site.txt").write_text("".join(f"{base}{mixed(number)}\n" for number in range(count)))
-        before = set(Path("/tmp").iterdir()), set(children_of(os.getpid()))
+        before = set(temporary.iterdir()), set(children_of(os.getpid()))
         ran = crawl(str(folder / "site.txt"), "-o", str(out), *LOOPBACK, "--per-host", "64", "--robots", "ignore")
-        after = set(Path("/tmp").iterdir()), set(children_of(os.getpid()))
+        after = set(temporary.iterdir()), set(children_of(os.getpid()))
     check(ran["status"] == 0, f"exit status {ran['status']}")
     rows, files = exported(out), images(out)
     outcomes = Counter(row["reason"] or row["outcome"] for row in rows)
@@ -255,7 +255,10 @@ def main() -> None:
     options = parser.parse_args()
     results = {}
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    # Theirs alone, so that what is left behind is not what other programs put there.
+    os.environ["TMPDIR"] = str(folder / "temporary")
     try:
+        (folder / "temporary").mkdir()
         for name in options.only or MEASUREMENTS:
             results[name] = MEASUREMENTS[name](folder, options.quick)
             print(f"{name}: {MEASUREMENTS[name].__doc__}")

@@ -1,0 +1,227 @@
+"""
+crawler beside what a user would pick instead, on the same list in one run, in turn.
+
+    scripts/bench peers [--only a,b,c,e] [--count N] [--rounds 3] [--folder .bench] [--contenders NAME,...]
+
+It takes Linux, root or user namespaces, and nginx, aria2c, wget2, openssl and ip. Only loopback is fetched from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))
+
+from scripts.benchmarks import chart, contenders  # noqa: E402
+from scripts.benchmarks.contenders import Contender  # noqa: E402
+from scripts.benchmarks.corpus import SMALL, WEB, Kind, Picture, build  # noqa: E402
+from scripts.benchmarks.internet import fate  # noqa: E402
+from scripts.benchmarks.network import enter, network  # noqa: E402
+
+
+class Scenario(NamedTuple):
+    """One list and those who get it."""
+
+    title: str
+    kind: Kind
+    #: Returns the URL of a picture by its number and path.
+    url: Callable[[int, str], str]
+    contenders: tuple[Contender, ...]
+    #: What the settings of contenders are multiplied with: threads that wait cost little.
+    factor: int = 1
+    #: Whether a picture can be had, by its number.
+    answered: Callable[[int], bool] = lambda number: True
+
+
+SCENARIOS = {
+    "a": Scenario(
+        "(a) http, one host",
+        WEB,
+        lambda number, path: f"http://one.bench.test/{path}",
+        contenders.ALL,
+    ),
+    "b": Scenario(
+        "(b) https, 2,500 hosts",
+        WEB,
+        lambda number, path: f"https://h{number % 2500}.bench.test/{path}",
+        contenders.ALL,
+    ),
+    "c": Scenario(
+        "(c) like the internet, 800 hosts",
+        WEB,
+        lambda number, path: f"http://h{number % 800}.slow.test/{path}",
+        (contenders.OURS, contenders.DEFAULTS, contenders.IMG2DATASET),
+        4,
+        lambda number: fate(number) == "stored",
+    ),
+    "e": Scenario(
+        "(e) small images, http, one host",
+        SMALL,
+        lambda number, path: f"http://one.bench.test/{path}",
+        contenders.ALL,
+    ),
+}
+
+
+class Bench(NamedTuple):
+    """Where things are."""
+
+    environments: Path
+    #: For lists and what contenders store.
+    scratch: Path
+
+
+def measure(bench: Bench, contender: Contender, setting: int, urls: Path, expected: set[str]) -> dict[str, Any]:
+    """
+    Run a contender once, and hold what it stored against what it should have.
+
+    Returns:
+        Its figures; `missing` counts images that it did not store.
+    """
+    out, facts = bench.scratch / "out", bench.scratch / "facts.json"
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()  # nobody pays for what another wrote
+    began = time.time()
+    command = contender.command(bench.environments, urls, out, setting)
+    tree = [sys.executable, "-P", str(Path(__file__).with_name("tree.py")), str(facts)]
+    with (bench.scratch / "log").open("w") as log:
+        subprocess.run([*tree, *command], stdout=log, stderr=log, check=True)
+    figures: dict[str, Any] = json.loads(facts.read_text())
+    files = list(contenders.images(contender, out))
+    if contender.exact:
+        kept = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files} & expected
+        stored = len(kept)
+    else:
+        stored = sum(path.stat().st_size > 0 for path in files)
+    last = max((path.stat().st_ctime for path in files), default=began) - began
+    shutil.rmtree(out)
+    if not stored:
+        raise RuntimeError(f"{contender.name} stored nothing: see {bench.scratch / 'log'}")
+    return {
+        "setting": setting,
+        "stored": stored,
+        "missing": len(expected) - stored,
+        "images/s": stored / figures["seconds"],
+        "CPU ms/image": 1000 * figures["cpu"] / stored,
+        "memory MB": figures["memory"] / 1e6,
+        "seconds": figures["seconds"],
+        "last image after s": last,
+    }
+
+
+def compare(bench: Bench, scenario: Scenario, pictures: Sequence[Picture], rounds: int) -> dict[str, dict[str, Any]]:
+    """Find the best setting of each contender on a quarter of the list, then let all run in turn."""
+    urls, part = bench.scratch / "urls.txt", bench.scratch / "part.txt"
+    lines = [scenario.url(number, picture.path) + "\n" for number, picture in enumerate(pictures)]
+    expected = [picture.sha256 for number, picture in enumerate(pictures) if scenario.answered(number)]
+    quarter = len(lines) // 4
+    urls.write_text("".join(lines))
+    part.write_text("".join(lines[:quarter]))
+    of_part = {picture.sha256 for n, picture in enumerate(pictures[:quarter]) if scenario.answered(n)}
+    best = {}
+    for one in scenario.contenders:
+        factor = scenario.factor if len(one.settings) > 1 else 1
+        tried = [setting * factor for setting in one.settings]
+        if len(tried) > 1:
+            tried.sort(key=lambda setting, one=one: -measure(bench, one, setting, part, of_part)["images/s"])
+        best[one.name] = tried[0]
+    runs: dict[str, list[dict[str, Any]]] = {one.name: [] for one in scenario.contenders}
+    for number in range(rounds):
+        for one in scenario.contenders:
+            runs[one.name].append(measure(bench, one, best[one.name], urls, set(expected)))
+            figures = runs[one.name][-1]
+            if one.name.startswith("crawler") and figures["missing"]:
+                raise RuntimeError(f"crawler is {figures['missing']} images short: see {bench.scratch / 'log'}")
+            print(f"  {number + 1}. {one.name}: {figures['images/s']:.0f}/s", file=sys.stderr, flush=True)
+    return {name: _middle(figures) for name, figures in runs.items()}
+
+
+def _middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the medians, and the rates they come from."""
+    medians: dict[str, Any] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    return medians | {"all images/s": [round(run["images/s"], 1) for run in runs]}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Return the figures of one scenario as a table in Markdown."""
+    ours = results["crawler"]["images/s"]
+    rows = [
+        "| | threads | images/s (lowest to highest) | crawler is | CPU ms/image | memory MB "
+        "| last image after s | not stored |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, figures in results.items():
+        cells = [
+            name,
+            f"{figures['setting']:.0f}",
+            f"{figures['images/s']:,.0f} ({min(figures['all images/s']):,.0f} to {max(figures['all images/s']):,.0f})",
+            "" if name == "crawler" else f"{ours / figures['images/s']:.2f} ×",
+            f"{figures['CPU ms/image']:.2f}",
+            f"{figures['memory MB']:,.0f}",
+            f"{figures['last image after s']:.1f}",
+            f"{figures['missing']:.0f}",
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Build, install, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="a,b,c,e", help="scenarios, by letter")
+    parser.add_argument("--count", type=int, default=20_000, help="URLs of each list")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path(".bench"), help="corpus, environments and results")
+    parser.add_argument("--contenders", default="", help="only these, by name")
+    parser.add_argument("--wheel", required=True, help="crawler as it is measured")
+    chosen = parser.parse_args()
+    folder = chosen.folder.absolute()
+    bench = Bench(folder / "environments", folder / "scratch")
+    enter_after_setup(chosen, bench)
+    results: dict[str, Any] = {}
+    with network(folder / "network", folder / "corpus"):
+        for letter in chosen.only.split(","):
+            scenario = SCENARIOS[letter]
+            if chosen.contenders:
+                kept = tuple(one for one in scenario.contenders if one.name in chosen.contenders.split(","))
+                scenario = scenario._replace(contenders=kept)
+            pictures = build(folder / "corpus", scenario.kind, chosen.count)
+            results[scenario.title] = compare(bench, scenario, pictures, chosen.rounds)
+            print(f"\n{scenario.title}, {chosen.count:,} URLs\n\n{table(results[scenario.title])}", flush=True)
+            (folder / f"peers-{letter}.json").write_text(json.dumps(facts(bench) | results, indent=2))
+    rates = {title: {name: row["images/s"] for name, row in rows.items()} for title, rows in results.items()}
+    (folder / "peers.svg").write_text(chart.bars(rates, "images/s"))
+
+
+def enter_after_setup(chosen: argparse.Namespace, bench: Bench) -> None:
+    """Do what takes the real network, then go on in a namespace without it."""
+    bench.scratch.mkdir(parents=True, exist_ok=True)
+    if "CRAWLER_BENCH_INSIDE" not in os.environ:
+        contenders.install(bench.environments, chosen.wheel)
+        for kind in {SCENARIOS[letter].kind for letter in chosen.only.split(",")}:
+            build(chosen.folder.absolute() / "corpus", kind, chosen.count)
+    enter()
+
+
+def facts(bench: Bench) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    versions = {one.name: contenders.version(one, bench.environments) for one in contenders.ALL}
+    machine = {"cores": os.cpu_count(), "system": platform.platform(), "Python": platform.python_version()}
+    return {"machine": machine, "versions": versions}
+
+
+if __name__ == "__main__":
+    main()
