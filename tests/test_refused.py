@@ -104,7 +104,7 @@ def test_there_are_enough_spellings() -> None:
 def test_the_canary_sees(canary: Canary, tmp_path: Path, host: str) -> None:
     """What is allowed reaches the canary, by refused spellings too: it would notice."""
     with fetchers(tmp_path) as make:
-        fetcher = make(limits=Limits(timeout=0.3), allow_net=("127.0.0.0/8", "::1/128"))
+        fetcher = make(limits=Limits(timeout=30, stall=0.3), allow_net=("127.0.0.0/8", "::1/128"))
         assert fetch(fetcher, f"http://{host}:{canary.port}/") is Reason.TIMEOUT
     assert canary.is_reached
     assert canary.tried

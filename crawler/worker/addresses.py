@@ -104,6 +104,16 @@ def read_address(host: str) -> str | None:
         return None
 
 
+def _parse(name: str) -> Address | None:
+    """Return the address that *name* is in its usual spelling, None where a resolver must say what it means."""
+    for family, rest in ((socket.AF_INET, ()), (socket.AF_INET6, (0, 0))):
+        try:
+            return Address(family, socket.inet_ntop(family, socket.inet_pton(family, name)), rest)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 def _unwrap(ip: IPAddress) -> list[IPAddress]:
     """Return the IPv4 addresses that a packet to *ip* ends at, *ip* itself where it carries none."""
     if isinstance(ip, ipaddress.IPv4Address):
@@ -192,6 +202,8 @@ class Resolver:
         Raises:
             FetchError: NAME_NOT_FOUND, or RESOLVER_FAILED where there was no answer.
         """
+        if (numeric := _parse(name)) is not None:
+            return (numeric,)
         until = min(deadline, time.monotonic() + LOOKUP_WAIT)
         lookup = self._find(name.lower(), until)
         if not lookup.done.wait(max(0.0, until - time.monotonic())):
