@@ -185,6 +185,9 @@ def _secure(connection: Connection, context: ssl.SSLContext, binding: bytes, whe
         # It ended the connection, as one does that is just stopping.
         raise
     except ssl.SSLError as error:
+        if error.reason == "TLSV1_ALERT_DECODE_ERROR":
+            # What OpenSSL answers where our half of the handshake did not arrive whole: the network's fault.
+            raise
         raise WireError(f"{where} is no coordinator with a certificate: {error.reason or error}") from error
     if hashlib.sha256(connection.certificate() or b"").digest() != binding:
         raise other

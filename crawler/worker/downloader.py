@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,7 +18,9 @@ def serve(connection: Connection, setup: bytes) -> None:
     _raise_file_limit()
 
     def report(events: Events) -> None:
-        connection.send_bytes(encode(events))
+        # Where the worker is gone, so is this process in a moment.
+        with contextlib.suppress(OSError):
+            connection.send_bytes(encode(events))
 
     pool = FetchThreads(told.settings, Path(told.spool), told.threads, report)
     pool.start()

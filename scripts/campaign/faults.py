@@ -18,8 +18,8 @@ from scripts.campaign.proxy import Mode
 
 #: Seconds that a black hole, a trickle, a full disk or a store that is away lasts.
 SHORT = (1.0, 4.0)
-#: Seconds by which the wall clock jumps, forward or back.
-JUMP = 7200.0
+#: Seconds by which the wall clock jumps, forward or back: what waits in the ledger waits that much longer.
+JUMP = 30.0
 
 
 class Injector:
@@ -176,7 +176,9 @@ class Injector:
     def _store_away(self) -> str:
         length, store = self._length(), self._fleet.out / "images"
         away = store.with_name("images.away")
-        with self._fleet.hold:  # nobody is started who would make an empty one
+        with self._fleet.hold:  # nobody is started, and nobody is starting, who would make an empty one
+            if not self._fleet.is_served():
+                return "the store stays: there is no coordinator at the moment"
             store.rename(away)
             try:
                 self._rest(length)

@@ -107,7 +107,7 @@ class Fleet:
         self._done = threading.Event()
         (folder / "urls.txt").write_text("".join(f"{url}\n" for url in urls))
         subprocess.run([*_crawler(), "keygen", str(folder / "key")], check=True, capture_output=True, timeout=LIMIT)
-        port = _free_port()
+        self._port = port = _free_port()
         self.coordinator = Member("coordinator", self._seed(port), folder)
         self._wait_served()
         self.proxies = [Proxy(("127.0.0.1", port), seed + number) for number in range(shape.workers)]
@@ -137,7 +137,7 @@ class Fleet:
 
     def _wait_served(self) -> None:
         deadline = time.monotonic() + LIMIT
-        while not (self.out / "run" / "address").exists():
+        while not self.is_served():
             if self.coordinator.look() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the coordinator does not start: see {self.coordinator.log}")
             time.sleep(LOOK)
@@ -157,6 +157,12 @@ class Fleet:
                 for member in self.members:
                     if member.look() is not None:
                         member.again()
+
+    def is_served(self) -> bool:
+        """Tell whether the coordinator listens: it has opened its ledger and its store by then."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1.0):
+            return True
+        return False
 
     def is_finished(self) -> bool:
         """Tell whether the coordinator has ended with 0."""

@@ -87,6 +87,7 @@ class Proxy:
                 with contextlib.suppress(OSError):  # closed by its own thread in between
                     # Lingering for no time makes the close a reset. Source: socket(7), SO_LINGER.
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            for end in pair:  # only now, since the first one ends both
                 _shut(end, socket.SHUT_RD)
         return len(chosen)
 

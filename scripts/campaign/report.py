@@ -16,8 +16,8 @@ from tests.site import Site, mixed, photo
 
 #: Seconds after which the site answers, so that something is in flight whenever a fault comes.
 DELAY = 0.2
-#: Exit statuses that a member may have: well, stopped and resumable, the disk failed and resumable, killed by us.
-EXPECTED = (0, 75, 74, -9)
+#: Exit statuses that a member may have: well, stopped, the disk failed, killed by us, SIGTERM before it could listen.
+EXPECTED = (0, 75, 74, -9, -15)
 #: What a fault of the campaign itself may end a task with, and how many of which faults that takes.
 OURS = {"poisoned": ("kill downloader", 3), "verifier_died": ("kill verifier", 2)}
 
