@@ -240,6 +240,9 @@ class _Conductor:
         """Sum up, after the end."""
         summary = Summary(self._run.out.path, self._coordinator.images, seconds)
         summary.incomplete = self._stats.incomplete_lists if self._stats else []
+        politeness = self._run.opening.settings.politeness
+        choices = {"robots.txt": politeness.robots, "opt-outs of hosts": politeness.opt_out}
+        summary.ignored = [name for name, is_obeyed in choices.items() if not is_obeyed]
         return summary
 
 

@@ -61,6 +61,8 @@ class Summary:
             view.close()
         #: Names of lists that were not read to their end.
         self.incomplete: list[str] = []
+        #: What hosts said that was ignored, by the user's choice.
+        self.ignored: list[str] = []
 
     def __repr__(self) -> str:
         return f"<Summary {self.out}: {self.stored} stored, {self.failed} failed of {self.total}>"
@@ -93,6 +95,8 @@ class Summary:
         if self.seconds is not None:
             size += f" in {_duration(self.seconds)}"
         lines.append(f"{size}; images in {self.images}")
+        if self.ignored:
+            lines.append(f"{' and '.join(self.ignored)} were ignored, as asked")
         lines += [f"{name} was not read to its end: its producer fell silent" for name in self.incomplete]
         return lines
 
@@ -115,12 +119,11 @@ class Summary:
 
     def _next(self) -> list[str]:
         lines = ["", f"Every line's outcome:   crawler export {self.out} results.csv"]
-        again = [item.reason for item in self.reasons if item.reason.facts.kind is Class.TRANSIENT]
+        again = any(item.reason.facts.kind is Class.TRANSIENT for item in self.reasons)
         if self.left:
             lines.append("Go on:                  the same `crawler seed` command again")
         if again:
-            options = " ".join(f"--reason {reason}" for reason in again[:3])
-            lines.append(f"Worth another try:      crawler retry {self.out} {options}")
+            lines.append(f"Worth another try:      crawler retry {self.out} --class transient")
         return lines
 
 

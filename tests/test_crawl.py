@@ -101,7 +101,7 @@ def test_the_summary_says_why_and_what_next(tmp_path: Path, web: responses.Reque
     assert summary.worst_hosts == [("b.test", 2), ("c.test", 1)]
     text = "\n".join(summary.lines())
     assert "4 URLs from 4 lines: 1 stored, 3 failed" in text
-    assert f"crawler retry {tmp_path / 'out'} --reason http_server_error" in text
+    assert f"crawler retry {tmp_path / 'out'} --class transient" in text
     assert repr(summary) == f"<Summary {tmp_path / 'out'}: 1 stored, 3 failed of 4>"
 
 

@@ -232,6 +232,14 @@ def test_loopback_is_refused_unless_allowed(tmp_path: Path, site: Site) -> None:
     assert site.requests == []
 
 
+def test_what_is_ignored_is_told(tmp_path: Path, site: Site) -> None:
+    """The summary says so, by whoever's choice it was."""
+    write_list(tmp_path, site.url("/photo/1.jpg"))
+    done = run(tmp_path, "seed", "urls.txt", *LOCAL, "--opt-out", "ignore")
+    assert "robots.txt and opt-outs of hosts were ignored, as asked" in done.stdout
+    assert site.count("/robots.txt") == 0
+
+
 def test_robots_are_obeyed(tmp_path: Path, site: Site) -> None:
     """By default robots.txt is fetched, and what it disallows is not."""
     site.robots = site.robots._replace(status=200, body=b"User-agent: *\nDisallow: /photo/2\n")

@@ -58,7 +58,8 @@ def read_rules(where: str, ask: Callable[[str], Answer]) -> str:
             # Behind a redirect it is another host's fault; and an answer that cannot be read is none.
             is_its_own = hop == 0 and (error.reason in OF_THE_HOST or error.reason.facts.kind is Class.LOCAL)
             reason = error.reason if is_its_own else Reason.ROBOTS_UNREACHABLE
-            raise FetchError(reason, f"{where}: {error}") from error
+            detail = error.detail if reason is error.reason and error.detail else str(error)
+            raise FetchError(reason, f"{where}: {detail}") from error
         if answer.status >= 500 or answer.status == TOO_MANY:
             raise FetchError(
                 Reason.ROBOTS_UNREACHABLE,
