@@ -1,0 +1,75 @@
+"""The ready-made files that start workers on several machines: tried as far as one machine can."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command import LOCAL, records, run, running, served, status, write_list
+from tests.conftest import ROOT, free_port, wait_until
+from tests.site import Site
+
+FLEET = ROOT / "scripts" / "fleet"
+SMALL = ("--processes", "1", "--threads", "4")
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> dict[str, str]:
+    """Return an environment with `crawler`, and with an `ssh` that runs its command here in a home of its own."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    scripts = {
+        "crawler": f'exec {sys.executable} -P -m crawler "$@"',
+        "ssh": f'export HOME={tmp_path}/"$1"; mkdir -p "$HOME"; shift; exec sh -c "$*"',
+    }
+    for name, text in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("script", ["workers.sh", "workers.slurm"])
+def test_workers_are_started(tmp_path: Path, site: Site, paths: dict[str, str], script: str) -> None:
+    """Each joins with the key over TLS and takes its options; when the coordinator is stopped, so are they."""
+    assert run(tmp_path, "keygen", "key").returncode == 0
+    write_list(tmp_path, *(site.url(f"/photo/{number}.jpg") for number in range(20)))
+    address = f"127.0.0.1:{free_port()}"
+    machines = ["anna", "bert"] if script == "workers.sh" else []
+    words = ["bash", str(FLEET / script), address, "key", *machines, *(["--"] if machines else []), *SMALL]
+    at = ("--listen", address, "--key", "key", "--keep-open")
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0", *at) as seed:
+        served(tmp_path, "urls.crawl")
+        with subprocess.Popen(words, cwd=tmp_path, env=paths, stdout=subprocess.PIPE, text=True) as workers:
+            wait_until(lambda: len(status(tmp_path, "urls.crawl").get("workers", [])) == max(1, len(machines)))
+            wait_until(lambda: status(tmp_path, "urls.crawl").get("stored") == 20)
+            seed.send_signal(signal.SIGTERM)
+            said = workers.communicate(timeout=40)[0]
+            assert (workers.returncode, seed.wait(30)) == (75, 75)
+    assert len(records(tmp_path, "urls.crawl")) == 20
+    for machine in machines:
+        assert f"{machine}: working for {address}" in said
+        kept = tmp_path / machine / ".crawler-key"
+        assert sorted(file.name for file in kept.iterdir()) == ["cert.pem", "key"]
+        assert (kept / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_without_machines_it_says_how_it_is_used() -> None:
+    """Status 2, as for any wrong use."""
+    done = subprocess.run([FLEET / "workers.sh"], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert "HOST:PORT KEY MACHINE" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+def test_systemd_knows_every_word_of_the_unit() -> None:
+    """An unknown option or section would be a warning."""
+    unit = FLEET / "crawler-worker@.service"
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0
+    assert unit.name not in done.stderr
