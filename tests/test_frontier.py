@@ -487,12 +487,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     yield bounds
 
 
-def read_all(frontier: Frontier, disk: Disk) -> None:
+def read_all(frontier: Frontier, disk: Disk, now: float = 0.0) -> None:
     """Read until the frontier wants no more."""
     for _ in range(10_000):
         if not frontier.is_hungry():
             return
-        disk.read(frontier.wants()).bring(frontier, 0.0)
+        disk.read(frontier.wants()).bring(frontier, now)
     raise AssertionError("it never has enough")
 
 
@@ -713,6 +713,41 @@ def test_the_window_has_a_bound_of_tasks(small: dict[str, int]) -> None:
     frontier.added(range(small["MAX_HOSTS"]), 0.0)
     read_all(frontier, disk)
     assert frontier.queued() <= small["MAX_TASKS"]
+
+
+def test_hosts_that_wait_make_room(small: dict[str, int]) -> None:
+    """A window full of hosts that must not be asked holds up no other; they come back, each task once."""
+    frontier, disk, count = make(per_host=1), Disk(), small["MAX_HOSTS"]
+    for host in range(count):
+        disk.add(host, 3)
+    frontier.added(range(count), 0.0)
+    read_all(frontier, disk)
+    waiting = frontier.lease("a", count, 0.0)
+    assert len(waiting) == count
+    disk.add(count, 2)
+    frontier.added([count], 0.0)
+    for held in waiting:
+        frontier.pause(held.host, 100.0)
+        frontier.settle(frontier.end("a", held.token, 0.0) or held, 0.0)
+        vars(disk.rows[held.task.id]).update(state=2)
+    parked = frontier.take_parked()
+    assert len(parked) >= count // 2
+    for one in parked:
+        for number in one.ids:
+            vars(disk.rows[number]).update(state=1, due=one.until)
+        frontier.parked(one.key)
+    read_all(frontier, disk)
+    assert [held.host.key for held in frontier.lease("a", 9, 1.0)] == [count]
+    left = set()
+    for now in (100.0, 101.0, 102.0, 103.0):
+        frontier.offer_due(disk.due(now), now)
+        read_all(frontier, disk, now)
+        for held in frontier.lease("a", 10 * count, now):
+            assert held.task.id not in left
+            left.add(held.task.id)
+            frontier.settle(frontier.end("a", held.token, now) or held, now)
+            vars(disk.rows[held.task.id]).update(state=2)
+    assert len(left) == 2 * count
 
 
 def test_an_adopted_lease_is_not_read_again() -> None:

@@ -143,6 +143,8 @@ class Frontier:
         while self._turn and len(out) < count and len(self._refused) < MAX_REFUSED:
             host = self._turn.popleft()
             host.in_turn = False
+            if self._window.get(host.key) is not host:  # it made room meanwhile
+                continue
             if host.may_start and host.next_start <= now:
                 held = self._next(host, session, now)
                 if held is not None:
@@ -381,13 +383,11 @@ class Frontier:
     def _consider(self, host: Host, now: float) -> None:
         """Put a host that may start into the turn, or to its time; let a spent one go, and one that waits for long."""
         self._window.hunger(host)
-        if host.in_turn:
-            return
-        if host.is_spent:
+        if host.is_spent and not host.in_turn:
             self._window.leave(host, now)
-        elif host.may_start and (parked := self._window.park(host, now)) is not None:
+        elif host.tasks and (parked := self._window.park(host, now)) is not None:
             self._parked.append(parked)
-        elif host.may_start:
+        elif host.may_start and not host.in_turn:
             host.in_turn = True
             if host.next_start > now:
                 heapq.heappush(self._timers, (host.next_start, host.key, host))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from protego import Protego
 
@@ -17,6 +18,8 @@ from crawler.reasons import Reason
 LIFE = 24 * 3600.0
 #: Seconds after which rules that could not be had are asked for again.
 FAILURE_LIFE = 3600.0
+#: Reserved characters of a query that are escaped. Source: RFC 3986, 2.2.
+_ESCAPED = re.compile(r"%(?:21|23|24|26|27|28|29|2A|2B|2C|2F|3A|3B|3D|3F|40|5B|5D)", re.I)
 #: Largest Crawl-delay that is kept to; whoever asks for more would be served by no list's end.
 MAX_CRAWL_DELAY = 300.0
 #: A line that names a product, up to what counts for nothing: a version, as in crawler/1.0, or an asterisk.
@@ -50,6 +53,16 @@ def origin_of(url: str) -> str:
         if found > 0:
             end = min(end, found)
     return url[:end]
+
+
+def _forms(url: str) -> set[str]:
+    """
+    Return *url* as it is, and with the reserved characters of its query unescaped: a rule may have them either way.
+
+    Source: RFC 9309, 2.2.2, whose table has a rule with https://foo.bar in its query match the escaped form.
+    """
+    path, mark, query = url.partition("?")
+    return {url, f"{path}?{_ESCAPED.sub(lambda found: unquote(found[0]), query)}"} if mark and "%" in query else {url}
 
 
 class Origin:
@@ -93,7 +106,7 @@ class Origin:
         """Return why *url* may not be fetched, None where it may."""
         if self.refusal is not None:
             return self.refusal
-        if self._rules is not None and not self._rules.can_fetch(url, self._product):
+        if self._rules is not None and not all(self._rules.can_fetch(form, self._product) for form in _forms(url)):
             return Refusal(Reason.ROBOTS_DISALLOWED, self.url)
         return None
 

@@ -230,6 +230,8 @@ class Window:
         if not is_long or not host.is_idle or not host.is_known or len(self._hosts) < MAX_HOSTS // 2:
             return None
         parked = Parked(host.key, [task.id for task in (*host.tasks, *host.waiting)], host.next_start)
+        host.tasks.clear()
+        host.waiting.clear()
         self._parking.add(host.key)
         self.leave(host, now)
         return parked
