@@ -17,8 +17,10 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,13 +93,13 @@ def measure(bench: Bench, contender: Contender, setting: int, urls: Path, expect
     Returns:
         Its figures; `missing` counts images that it did not store.
     """
-    out, facts = bench.scratch / "out", bench.scratch / "facts.json"
-    shutil.rmtree(out, ignore_errors=True)
+    # Nothing is deleted between runs: ext4 passes over inodes freed a moment ago, one by one, for each new file.
+    out, facts = Path(tempfile.mkdtemp(dir=bench.scratch)) / "out", bench.scratch / "facts.json"
     os.sync()  # nobody pays for what another wrote
     began = time.time()
     command = contender.command(bench.environments, urls, out, setting)
     tree = [sys.executable, "-P", str(Path(__file__).with_name("tree.py")), str(facts)]
-    with (bench.scratch / "log").open("w") as log:
+    with (bench.scratch.with_name("log")).open("w") as log:
         subprocess.run([*tree, *command], stdout=log, stderr=log, check=True)
     figures: dict[str, Any] = json.loads(facts.read_text())
     files = list(contenders.images(contender, out))
@@ -107,9 +109,8 @@ def measure(bench: Bench, contender: Contender, setting: int, urls: Path, expect
     else:
         stored = sum(path.stat().st_size > 0 for path in files)
     last = max((path.stat().st_ctime for path in files), default=began) - began
-    shutil.rmtree(out)
     if not stored:
-        raise RuntimeError(f"{contender.name} stored nothing: see {bench.scratch / 'log'}")
+        raise RuntimeError(f"{contender.name} stored nothing: see {bench.scratch.with_name('log')}")
     return {
         "setting": setting,
         "stored": stored,
@@ -144,7 +145,9 @@ def compare(bench: Bench, scenario: Scenario, pictures: Sequence[Picture], round
             runs[one.name].append(measure(bench, one, best[one.name], urls, set(expected)))
             figures = runs[one.name][-1]
             if one.name.startswith("crawler") and figures["missing"]:
-                raise RuntimeError(f"crawler is {figures['missing']} images short: see {bench.scratch / 'log'}")
+                raise RuntimeError(
+                    f"crawler is {figures['missing']} images short: see {bench.scratch.with_name('log')}"
+                )
             print(f"  {number + 1}. {one.name}: {figures['images/s']:.0f}/s", file=sys.stderr, flush=True)
     return {name: _middle(figures) for name, figures in runs.items()}
 
@@ -192,7 +195,7 @@ def main() -> None:
     bench = Bench(folder / "environments", folder / "scratch")
     enter_after_setup(chosen, bench)
     results: dict[str, Any] = {}
-    with network(folder / "network", folder / "corpus"):
+    with network(folder / "network", folder / "corpus"), cleared(bench.scratch):
         for letter in chosen.only.split(","):
             scenario = SCENARIOS[letter]
             if chosen.contenders:
@@ -204,6 +207,15 @@ def main() -> None:
             (folder / f"peers-{letter}.json").write_text(json.dumps(facts(bench) | results, indent=2))
     rates = {title: {name: row["images/s"] for name, row in rows.items()} for title, rows in results.items()}
     (folder / "peers.svg").write_text(chart.bars(rates, "images/s"))
+
+
+@contextmanager
+def cleared(scratch: Path) -> Iterator[None]:
+    """Delete in the end what contenders stored, which takes room for all runs until then."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(scratch)
 
 
 def enter_after_setup(chosen: argparse.Namespace, bench: Bench) -> None:
