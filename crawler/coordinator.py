@@ -104,6 +104,8 @@ class Coordinator:
                 f"{self._out.path} stores its images in {known}, not in {self.images}: name the same --store, "
                 "or choose another OUT with -o"
             )
+        if known is not None and self.ledger.view.counters().get("stored") and not self.images.is_dir():
+            raise OutUnusable(f"the store {self.images} is not there, with the images in it: is its disk mounted?")
         try:
             store = DirectoryStore(self.images)
             store.create()

@@ -302,7 +302,7 @@ def test_a_reopened_ledger_goes_on(make: Make) -> None:
 
 def test_each_start_has_its_epoch(make: Make) -> None:
     """From 1; tokens are built on it."""
-    assert [make().change(lambda changes: changes.next_epoch(())) for _ in range(3)] == [1, 2, 3]
+    assert [make().change(lambda changes: changes.next_epoch((), 1.0)) for _ in range(3)] == [1, 2, 3]
 
 
 #: Puts batches of seven lines for ever, and says after each how many are acknowledged.

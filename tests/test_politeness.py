@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -325,6 +326,46 @@ def test_failures_recorded_in_an_outage_are_taken_back(make: Callable[..., Bench
     while bench.queue.stats().stored < 24:
         worker.store(worker.ask(64, 1.0).leases)
     assert bench.queue.stats().reasons == {}
+
+
+def test_hosts_that_only_answer_robots_are_no_outage(make: Callable[..., Bench], quick: None) -> None:
+    """They are connected to, so there is a network; the end of a list of such hosts is an end."""
+    bench = make(robots=True, politeness=Politeness(patience=0.1))
+    bench.fill(*many(12))
+    worker = hand(bench)
+    while bench.queue.stats().failed < 24:
+        leases = worker.ask(64, 1.0).leases
+        rules = [item for item in leases if item.robots]
+        worker.queue.learn(worker.session, [Finding(token=item.token, text="") for item in rules])
+        worker.fail([item for item in leases if not item.robots], Reason.TIMEOUT)
+    assert bench.queue.stats().trouble is None
+
+
+def test_an_outage_at_the_end_is_not_believed_for_ever(make: Callable[..., Bench], quick: None) -> None:
+    """Hosts that had answered, and do not let us in any more: with none left to tell, it is them."""
+    bench = make(politeness=Politeness(patience=0.1))
+    bench.fill(*many(12))
+    worker = hand(bench)
+    worker.store(worker.get(12))
+    while bench.queue.stats().failed < 12:
+        worker.fail(worker.ask(64, 1.0).leases, Reason.CONNECT_TIMEOUT)
+    assert bench.queue.stats().stored == 12
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up(make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is due after the same time as before, not when the old hour comes again."""
+    bench = make()
+    bench.fill(f"{A}/1", f"{B}/2")
+    worker = hand(bench)
+    for item in worker.get():
+        if item.task.url.startswith(A):
+            worker.fail([item], Reason.HTTP_SERVER_ERROR, http_status=500)
+        else:
+            worker.store([item])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 7200)
+    bench = make()
+    assert [item.task.url for item in hand(bench).get()] == [f"{A}/1"]
 
 
 def test_hosts_that_never_answered_are_no_outage(make: Callable[..., Bench], quick: None) -> None:

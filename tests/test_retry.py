@@ -101,6 +101,9 @@ def test_a_store_that_is_not_there_is_not_an_empty_one(ended: Path) -> None:
     done = run(ended, "retry", "urls.crawl", "--missing")
     assert (done.returncode, "mounted" in done.stderr) == (73, True)
     assert status(ended, "urls.crawl")["stored"] == 2
+    done = run(ended, "seed", "urls.txt", *LOCAL)
+    assert (done.returncode, "mounted" in done.stderr) == (73, True)
+    assert not (ended / "urls.crawl" / "images").exists()
 
 
 def test_a_running_crawl_takes_them_at_once(tmp_path: Path) -> None:

@@ -151,8 +151,9 @@ class Changes:
         """Keep *value* under *name*."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
-    def next_epoch(self, ended: tuple[str, ...]) -> int:
+    def next_epoch(self, ended: tuple[str, ...], now: float) -> int:
         """Count this start of a coordinator, from 1; leases of sessions that begin with one of *ended* are over."""
+        self._follow_clock(now)
         for prefix in ended:
             self._db.execute("DELETE FROM leases WHERE session GLOB ?", (f"{prefix}*",))
         row = self._db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
@@ -161,6 +162,15 @@ class Changes:
         sql = "UPDATE tasks SET due = 0 WHERE state = 1 AND due IS NULL AND id NOT IN (SELECT task FROM leases)"
         self._db.execute(sql)
         return epoch
+
+    def _follow_clock(self, now: float) -> None:
+        """Let nothing wait for longer because the clock was set back since the last record."""
+        row = self._db.execute("SELECT finished FROM records ORDER BY seq DESC LIMIT 1").fetchone()
+        behind = row[0] - now if row else 0.0
+        if behind > 0:
+            self._db.execute("UPDATE tasks SET due = due - ? WHERE state = 1 AND due > ?", (behind, now))
+            self._db.execute("UPDATE hosts SET until = until - ? WHERE until > ?", (behind, now))
+            self._db.execute("UPDATE robots SET expires = expires - ?", (behind,))
 
     def open_list(self, name: str, fresh: bool) -> ListState:
         """Return the newest list called *name*, made where there is none or *fresh* is asked."""

@@ -16,6 +16,7 @@ from crawler.broker.frontier import Held, Refused
 from crawler.broker.health import Says
 from crawler.broker.ledger import Ledger
 from crawler.broker.origins import Refusal, SavedOrigin
+from crawler.broker.outage import NETWORK
 from crawler.broker.registry import save_hosts, save_origins
 from crawler.broker.retries import LOCAL_PAUSE, judge, pause, says
 from crawler.broker.state import State
@@ -262,8 +263,16 @@ class Ends:
 
     def _is_outage(self, failure: Failure, held: Held, session: str) -> bool:
         """Tell whether *failure* is that of the machine's network."""
-        found = self._state.sessions.find(session)
-        return found is not None and found.outage.failed(held, failure, self._state.now())
+        found, now = self._state.sessions.find(session), self._state.now()
+        if found is None:
+            return False
+        outage, patience = found.outage, self._terms.base.settings.politeness.patience
+        if outage.since is not None and failure.reason not in NETWORK:
+            self._state.answered(session)  # connected, so there is a network
+        is_long = outage.since is not None and now - outage.since > patience
+        if is_long and not self._state.frontier.has_others(outage.silent):
+            outage.deny()
+        return outage.failed(held, failure, now)
 
     def _begin_outage(self, session: str) -> None:
         """Give back what an outage cost before it was known for one; after all that was submitted for it."""

@@ -304,6 +304,10 @@ class Frontier:
         found, self._changed = [host.save() for host in self._changed.values()], {}
         return found
 
+    def has_others(self, keys: set[int]) -> bool:
+        """Tell whether tasks of hosts other than *keys* wait in the window."""
+        return any(host.queued and host.key not in keys for host in self._window)
+
     def unwell(self, now: float) -> list[Host]:
         """Return the hosts of the window that are not healthy, or wait for longer than their pause between starts."""
         return [

@@ -13,14 +13,12 @@ from crawler.broker.frontier import Held
 from crawler.model import Failure
 from crawler.reasons import Reason
 
-#: How a lost network shows.
+#: How a lost network shows. A host that was connected to shows that there is one, however it goes on.
 NETWORK = frozenset(
     {
         Reason.RESOLVER_FAILED,
         Reason.CONNECT_FAILED,
         Reason.CONNECT_TIMEOUT,
-        Reason.CONNECTION_LOST,
-        Reason.TIMEOUT,
     }
 )
 #: Hosts in a row that must have fallen silent.
@@ -42,12 +40,14 @@ class Outage:
         #: What was seen last.
         self.detail = ""
         self._is_new = False
+        #: Whether what looks like an outage is none.
+        self._is_denied = False
         self._silent: set[int] = set()
         self._charged: list[Ended | Delayed] = []
 
     def failed(self, held: Held, failure: Failure, now: float) -> bool:
         """Note a failure; tell whether it is the network's: an outage is under way, or begins with it."""
-        if failure.reason not in NETWORK:
+        if failure.reason not in NETWORK or self._is_denied:
             return False
         # Whether a name can be resolved does not depend on its host.
         if held.host.has_answered or failure.reason is Reason.RESOLVER_FAILED:
@@ -69,6 +69,15 @@ class Outage:
         """Remember what failures came to that may prove to be the network's."""
         self._charged += ends[: MAX_CHARGED - len(self._charged)]
 
+    def deny(self) -> None:
+        """Believe the hosts, until one answers: they fell silent, and no other is left to tell."""
+        self.since, self._is_denied, self._charged = None, True, []
+
+    @property
+    def silent(self) -> set[int]:
+        """Return the hosts that have fallen silent."""
+        return self._silent
+
     def take_charged(self) -> tuple[list[Ended | Delayed], set[int]]:
         """Return, once, what is to be given back, and the hosts that were thought to be silent."""
         found, self._charged = self._charged, []
@@ -77,6 +86,6 @@ class Outage:
     def worked(self) -> bool:
         """Note that a host answered; tell whether an outage ends with it."""
         ends = self.since is not None
-        self.since, self._is_new, self._charged = None, False, []
+        self.since, self._is_new, self._is_denied, self._charged = None, False, False, []
         self._silent.clear()
         return ends

@@ -44,7 +44,7 @@ class State:
         self.lock = threading.Condition()
         self.sessions = Sessions()
         # What the last coordinator and its children held is free: they ended with it.
-        epoch = ledger.change(lambda changes: changes.next_epoch((OWN, LOCAL)))
+        epoch = ledger.change(lambda changes: changes.next_epoch((OWN, LOCAL), self.now()))
         etiquette = Etiquette(base.settings.politeness, base.settings.access.product)
         self.frontier = Frontier(etiquette, epoch, base.lease_life, self.now() if epoch > 1 else 0.0)
         self.tally = Tally(view.counters(), view.tasks(), view.delayed())
