@@ -267,7 +267,8 @@ class Ends:
         if found is None:
             return False
         outage, patience = found.outage, self._terms.base.settings.politeness.patience
-        if outage.since is not None and failure.reason not in NETWORK:
+        is_ours = failure.reason.facts.kind is Class.LOCAL
+        if outage.since is not None and failure.reason not in NETWORK and not is_ours:
             self._state.answered(session)  # connected, so there is a network
         is_long = outage.since is not None and now - outage.since > patience
         if is_long and not self._state.frontier.has_others(outage.silent):
