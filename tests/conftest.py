@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -53,7 +54,11 @@ def corpora() -> Path:
     """Return the folder with files made by others to break decoders."""
     folder = Path(os.environ.get("CRAWLER_CORPORA") or ROOT.parent / "shared" / "corpora")
     if not folder.is_dir():
-        # Left out by mistake in CI, the tests that need it would never run again and nobody would notice.
-        tell = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        tell(f"no corpora at {folder}; CRAWLER_CORPORA names the folder")
+        missing(f"no corpora at {folder}; CRAWLER_CORPORA names the folder")
     return folder
+
+
+def missing(what: str) -> NoReturn:
+    """Skip a test for want of *what*, or fail it in CI, where nobody would notice that it is never run."""
+    tell = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+    tell(what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import crawler
+from crawler.cli import cli, main
 from crawler.reasons import ADVICE, Reason, advise
 from tests.command import LIMIT, command, run, write_list
 
@@ -279,3 +281,21 @@ def test_reasons_come_with_advice_where_they_are_many() -> None:
     assert advise(Reason.RESOLVER_FAILED, 4, 100) is None
     assert advise(Reason.HTTP_NOT_FOUND, 90, 100) is None
     assert all(advise(reason, 50, 100) for reason in ADVICE)
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 74), (errno.EIO, 74), (errno.EPERM, 1)])
+def test_a_disk_that_fails_at_a_start(
+    number: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before there is a run that could wait for room: one line that names the file, and 74."""
+
+    def fail(**_: object) -> None:
+        raise OSError(number, os.strerror(number), "urls.crawl/run/address")
+
+    monkeypatch.setattr(cli, "main", fail)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "urls.crawl/run/address" in line
+    assert ("internal error" in line) is (status == 1)

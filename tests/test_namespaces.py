@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.command import command, records, run, write_list
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, missing, wait_until
 from tests.site import photo
 
 LAUNCHER = ROOT / "scripts" / "campaign" / "coordinator.py"
@@ -104,12 +104,12 @@ def net() -> Iterator[Net]:
     """Build a network for one test."""
     made = Net(f"crawler{os.getpid()}-")
     if os.getuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"):
-        pytest.skip("needs root and iproute2")
+        missing("needs root and iproute2")
     try:
         made.build()
     except subprocess.CalledProcessError as error:
         made.tear_down()
-        pytest.skip(f"no network namespaces here: {error.stderr.decode()}")
+        missing(f"no network namespaces here: {error.stderr.decode()}")
     try:
         yield made
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import sys
@@ -10,8 +11,10 @@ import click
 
 from crawler import __version__
 from crawler.cli.loudness import loudness
-from crawler.errors import CrawlerError
+from crawler.errors import CrawlerError, StorageFailed
 
+#: Errors of a disk, wherever they are met.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 #: Command to (what the list of commands says).
 COMMANDS = {
     "seed": "Read URL lists, crawl them, and keep images and records.",
@@ -72,6 +75,10 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            what = f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
+            click.echo(f"crawler: {what}; the same command goes on when that is mended", err=True)
+            sys.exit(StorageFailed.exit_status)
         logging.getLogger(__name__).debug("internal error", exc_info=True)
         click.echo(f"crawler: internal error: {type(error).__name__}: {error} (say -vv to see where)", err=True)
         sys.exit(1)
