@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crawler.broker.origins import MAX_CRAWL_DELAY, Origin, Refusal, origin_of
+from crawler.broker.origins import MAX_CRAWL_DELAY, Origin, Refusal, origin_of, parse
 from crawler.reasons import Reason
 from crawler.settings import Access
 from tests.robots_vectors import GOOGLE, HOST, RFC_9309, Vector
@@ -13,7 +13,7 @@ from tests.robots_vectors import GOOGLE, HOST, RFC_9309, Vector
 def learned(text: str, product: str = "crawler", expires: float = 100.0) -> Origin:
     """Return an origin whose robots.txt is *text*."""
     origin = Origin(HOST, product)
-    origin.learn(text, expires)
+    origin.learn(parse(text, product, origin.url), expires)
     return origin
 
 
@@ -91,9 +91,9 @@ def test_nothing_is_known_at_first() -> None:
     """Until the rules were learned, and after their time."""
     origin = Origin(HOST, "crawler")
     assert not origin.is_known(0.0)
-    origin.learn("", 100.0)
+    origin.learn(parse("", "crawler", origin.url), 100.0)
     assert [origin.is_known(now) for now in (0.0, 99.9, 100.0)] == [True, True, False]
-    origin.learn("", 200.0)
+    origin.learn(parse("", "crawler", origin.url), 200.0)
     origin.forget()
     assert not origin.is_known(0.0)
 
@@ -106,7 +106,7 @@ def test_rules_that_cannot_be_had_refuse_all() -> None:
     origin.refuse(refusal, 300.0)
     assert (origin.judge(f"{HOST}/x"), origin.crawl_delay) == (refusal, 0.0)
     assert (origin.is_known(299.0), origin.attempts) == (True, 0)
-    origin.learn("User-agent: *\nDisallow: /private/\n", 400.0)
+    origin.learn(parse("User-agent: *\nDisallow: /private/\n", "crawler", origin.url), 400.0)
     assert origin.judge(f"{HOST}/x") is None
     assert origin.judge(f"{HOST}/private/x") == Refusal(Reason.ROBOTS_DISALLOWED, f"{HOST}/robots.txt")
 
@@ -115,7 +115,7 @@ def test_new_rules_take_the_place_of_old_ones() -> None:
     """All of them, those for the pace included."""
     origin = learned("User-agent: *\nDisallow: /\nCrawl-delay: 2\n")
     assert (origin.judge(f"{HOST}/x") is None, origin.crawl_delay) == (False, 2.0)
-    origin.learn("", 200.0)
+    origin.learn(parse("", "crawler", origin.url), 200.0)
     assert (origin.judge(f"{HOST}/x"), origin.crawl_delay) == (None, 0.0)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import responses
 
-from crawler.broker.origins import Origin, origin_of
+from crawler.broker.origins import Origin, origin_of, parse
 from crawler.errors import FetchError
 from crawler.model import Lease, Task
 from crawler.reasons import Reason
@@ -40,7 +40,7 @@ class Obedient:
         origin = Origin(origin_of(url), self.product)
         try:
             found = self.fetcher.fetch_rules(Lease(token=1, task=Task(id=0, url=origin.url), robots=True))
-            origin.learn(found.text, float("inf"))
+            origin.learn(parse(found.text, self.product, origin.url), float("inf"))
             if (refusal := origin.judge(url)) is not None:
                 return refusal.reason
             self.fetcher.fetch(Lease(token=2, task=Task(id=1, url=url), follow=False))
@@ -191,6 +191,17 @@ def test_redirects_go_back_to_the_queue(fetcher: Obedient, mocked: responses.Req
 def test_hostile_patterns_cost_no_time() -> None:
     """Many wildcards against a long URL are judged at once."""
     origin = Origin(HOST, "crawler")
-    origin.learn("User-agent: *\nDisallow: /" + "*a" * 40 + "b\n" + "Disallow: /*.php$\n", float("inf"))
+    text = "User-agent: *\nDisallow: /" + "*a" * 40 + "b\n" + "Disallow: /*.php$\n"
+    origin.learn(parse(text, "crawler", ROBOTS), float("inf"))
     assert origin.judge(f"{HOST}/{'a' * 2000}") is None
     assert origin.judge(f"{HOST}/x.php") is not None
+
+
+def test_rules_that_multiply_are_not_read() -> None:
+    """Each rule counts for each agent of its group: a text that makes millions of them disallows all."""
+    agents, rules = "".join(f"User-agent: a{n}\n" for n in range(5000)), "".join(f"Allow: /{n}\n" for n in range(5000))
+    origin = Origin(HOST, "crawler")
+    origin.learn(parse(agents + rules, "crawler", ROBOTS), float("inf"))
+    refusal = origin.judge(f"{HOST}/1")
+    assert refusal is not None
+    assert (refusal.reason, ROBOTS in refusal.detail) == (Reason.ROBOTS_UNREACHABLE, True)

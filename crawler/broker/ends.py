@@ -15,7 +15,7 @@ from crawler.broker.changes import NOT_MODIFIED, Body, Changes, Delayed, Ended, 
 from crawler.broker.frontier import Held, Refused
 from crawler.broker.health import Says
 from crawler.broker.ledger import Ledger
-from crawler.broker.origins import Refusal, SavedOrigin
+from crawler.broker.origins import Refusal, SavedOrigin, parse
 from crawler.broker.outage import NETWORK
 from crawler.broker.registry import save_hosts, save_origins
 from crawler.broker.retries import LOCAL_PAUSE, judge, pause, says
@@ -111,13 +111,16 @@ class Ends:
     def learn(self, session: str, findings: list[Finding]) -> list[int]:
         """Take what robots.txt say: see TaskQueue."""
         with self._state.lock:
+            urls = {item.token: self._state.frontier.url_of(session, item.token) for item in findings}
+        texts = {item.token: item.text for item in findings if urls[item.token]}
+        rules = {token: parse(text, self._state.product, urls[token] or "") for token, text in texts.items()}
+        with self._state.lock:
             now = self._state.now()
-            texts = {item.token: item.text for item in findings}
             held = [item for item in self._state.end(session, list(texts)) if item.origin is not None]
             origins = []
             for item in held:
                 self._answered(item, session)
-                origins.append(self._state.frontier.learn(item, texts[item.token], now))
+                origins.append(self._state.frontier.learn(item, texts[item.token], rules[item.token], now))
             over = [item.token for item in held]
             hosts = self._state.frontier.take_changed()
 

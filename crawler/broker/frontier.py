@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from crawler.broker.health import Says
 from crawler.broker.hosts import Etiquette, Facts, Held, Host, SavedHost
-from crawler.broker.origins import FAILURE_LIFE, LIFE, Refusal, SavedOrigin
+from crawler.broker.origins import FAILURE_LIFE, LIFE, Refusal, Rules, SavedOrigin
 from crawler.broker.window import Parked, Read, Wants, Window
 from crawler.model import COUNTER_BITS, HostState, Progress, Task
 
@@ -219,6 +219,11 @@ class Frontier:
         held = self._held.get(token)
         return held is not None and held.session == session
 
+    def url_of(self, session: str, token: int) -> str | None:
+        """Return where the robots.txt is for which *session* holds the lease *token*, None where it holds none such."""
+        held = self._held.get(token)
+        return held.task.url if held is not None and held.session == session and held.origin is not None else None
+
     def tokens(self, session: str) -> list[int]:
         """Return the tokens that *session* holds."""
         return [held.token for held in self._held.values() if held.session == session]
@@ -266,10 +271,10 @@ class Frontier:
         if changed:
             self._changed[host.key] = host
 
-    def learn(self, held: Held, text: str, now: float) -> SavedOrigin:
-        """Take the robots.txt that the ending lease *held* found; return what is to be kept of it."""
+    def learn(self, held: Held, text: str, rules: Rules, now: float) -> SavedOrigin:
+        """Take the *rules* of the *text* that the ending lease *held* found; return what is to be kept of it."""
         assert held.origin is not None
-        held.origin.learn(text, now + LIFE)
+        held.origin.learn(rules, now + LIFE)
         held.host.settle_delay()
         self._resume_waiting(held.host)
         return SavedOrigin(held.host.key, held.origin.name, now + LIFE, text)

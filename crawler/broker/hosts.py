@@ -220,8 +220,8 @@ class Host:
             origin = self.origin(saved.origin)
             if saved.refusal is not None:
                 origin.refuse(saved.refusal, saved.expires)
-            elif saved.expires > now:
-                origin.learn(saved.text or "", saved.expires)
+            elif saved.expires > now and saved.rules is not None:
+                origin.learn(saved.rules, saved.expires)
         self.settle_delay()
 
     def introduce(self, task: Task, etiquette: Etiquette) -> None:

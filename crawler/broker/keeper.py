@@ -93,7 +93,11 @@ class Keeper:
                     return
                 wants = state.frontier.wants()
             offers = [
-                (read, view.backlog(*read[:3]), view.facts(read.key, state.now()) if read.facts else None)
+                (
+                    read,
+                    view.backlog(*read[:3]),
+                    view.facts(read.key, state.product, state.now()) if read.facts else None,
+                )
                 for read in wants.rows
             ]
             hosts = [] if wants.hosts_after is None else view.hosts(wants.hosts_after, HOSTS)

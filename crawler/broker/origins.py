@@ -20,6 +20,9 @@ LIFE = 24 * 3600.0
 FAILURE_LIFE = 3600.0
 #: Reserved characters of a query that are escaped. Source: RFC 3986, 2.2.
 _ESCAPED = re.compile(r"%(?:21|23|24|26|27|28|29|2A|2B|2C|2F|3A|3B|3D|3F|40|5B|5D)", re.I)
+#: Rules times agents of a text that is read: a hundred times what large sites have.
+MAX_PAIRS = 500_000
+_AGENT = re.compile(r"^[ \t]*user[- ]?agent\b", re.I | re.M)
 #: Largest Crawl-delay that is kept to; whoever asks for more would be served by no list's end.
 MAX_CRAWL_DELAY = 300.0
 #: A line that names a product, up to what counts for nothing: a version, as in crawler/1.0, or an asterisk.
@@ -34,6 +37,36 @@ class Refusal(NamedTuple):
     detail: str
 
 
+class Rules(NamedTuple):
+    """What a robots.txt comes to for us."""
+
+    #: None where all is allowed.
+    parsed: Protego | None = None
+    #: Seconds between two starts.
+    crawl_delay: float = 0.0
+    #: Why all is disallowed whatever the rules say, None where they decide.
+    refusal: Refusal | None = None
+
+
+def parse(text: str, product: str, url: str) -> Rules:
+    """
+    Return what *text*, the robots.txt at *url*, says to *product*; "" allows all.
+
+    This can take a second for a text of 500 KiB, so no lock may be held. Rules count once for each agent of their
+    group, and a text that multiplies them without reason is not read: all is disallowed then.
+    """
+    if not text:
+        return Rules()
+    # With a byte order mark the first line would mean nothing, and the rules below it would be nobody's.
+    text = _PRODUCT.sub(r"\1", text.removeprefix("\ufeff"))
+    agents = len(_AGENT.findall(text))
+    if agents * (len(text.splitlines()) - agents) > MAX_PAIRS:
+        return Rules(refusal=Refusal(Reason.ROBOTS_UNREACHABLE, f"{url}: too many rules for too many agents"))
+    parsed = Protego.parse(text)
+    wanted = parsed.crawl_delay(product) or 0.0
+    return Rules(parsed, min(MAX_CRAWL_DELAY, max(0.0, wanted)))
+
+
 class SavedOrigin(NamedTuple):
     """What a ledger keeps of an origin."""
 
@@ -43,6 +76,8 @@ class SavedOrigin(NamedTuple):
     #: The robots.txt, "" where all is allowed, None where it could not be had.
     text: str | None
     refusal: Refusal | None = None
+    #: What the text comes to, None where it was not parsed.
+    rules: Rules | None = None
 
 
 def origin_of(url: str) -> str:
@@ -110,14 +145,10 @@ class Origin:
             return Refusal(Reason.ROBOTS_DISALLOWED, self.url)
         return None
 
-    def learn(self, text: str, expires: float) -> None:
-        """Take the rules: *text* of a robots.txt, "" where all is allowed."""
-        # With a byte order mark the first line would mean nothing, and the rules below it would be nobody's.
-        text = _PRODUCT.sub(r"\1", text.removeprefix("\ufeff"))
-        self._rules = Protego.parse(text) if text else None
-        wanted = self._rules.crawl_delay(self._product) if self._rules is not None else None
-        self.crawl_delay = min(MAX_CRAWL_DELAY, max(0.0, wanted or 0.0))
-        self.refusal, self.expires, self.asked, self.attempts = None, expires, False, 0
+    def learn(self, rules: Rules, expires: float) -> None:
+        """Take the rules."""
+        self._rules, self.crawl_delay, self.refusal = rules.parsed, rules.crawl_delay, rules.refusal
+        self.expires, self.asked, self.attempts = expires, False, 0
 
     def refuse(self, refusal: Refusal, expires: float) -> None:
         """Let all fail: the rules cannot be had."""

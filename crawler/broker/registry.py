@@ -11,7 +11,7 @@ import msgspec
 
 from crawler.broker.health import SavedHealth
 from crawler.broker.hosts import Facts, SavedHost
-from crawler.broker.origins import Refusal, SavedOrigin
+from crawler.broker.origins import Refusal, SavedOrigin, parse
 from crawler.model import HostState
 from crawler.reasons import Reason
 
@@ -49,10 +49,10 @@ def save_origins(db: sqlite3.Connection, origins: Iterable[SavedOrigin]) -> None
     db.executemany("INSERT OR REPLACE INTO robots VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
-def read_facts(query: Query, key: int, now: float) -> Facts:
-    """Return what is known of the host *key*; rules that have run out are left out."""
+def read_facts(query: Query, key: int, product: str, now: float) -> Facts:
+    """Return what is known of the host *key*, and what its rules say to *product*; those that ran out are left out."""
     sql = "SELECT host, origin, expires, text, reason, detail FROM robots WHERE host = ? AND expires > ?"
-    return Facts(_read_host(query, key), [_origin(row) for row in query(sql, key, now)])
+    return Facts(_read_host(query, key), [_origin(row, product) for row in query(sql, key, now)])
 
 
 def read_paused(query: Query, now: float) -> list[tuple[int, float]]:
@@ -69,7 +69,9 @@ def _read_host(query: Query, key: int) -> SavedHost | None:
     return SavedHost(key, name, STATES[state], until, _decode(body))
 
 
-def _origin(row: Any) -> SavedOrigin:
-    host, origin, expires, text, reason, detail = row
+def _origin(row: Any, product: str) -> SavedOrigin:
+    host, origin, expires, packed, reason, detail = row
     refusal = None if reason is None else Refusal(Reason(reason), detail)
-    return SavedOrigin(host, origin, expires, None if text is None else zlib.decompress(text).decode(), refusal)
+    text = None if packed is None else zlib.decompress(packed).decode()
+    rules = None if text is None else parse(text, product, f"{origin}/robots.txt")
+    return SavedOrigin(host, origin, expires, text, refusal, rules)

@@ -45,7 +45,9 @@ class State:
         self.sessions = Sessions()
         # What the last coordinator and its children held is free: they ended with it.
         epoch = ledger.change(lambda changes: changes.next_epoch((OWN, LOCAL), self.now()))
-        etiquette = Etiquette(base.settings.politeness, base.settings.access.product)
+        #: Whose rules count in a robots.txt.
+        self.product = base.settings.access.product
+        etiquette = Etiquette(base.settings.politeness, self.product)
         self.frontier = Frontier(etiquette, epoch, base.lease_life, self.now() if epoch > 1 else 0.0)
         self.tally = Tally(view.counters(), view.tasks(), view.delayed())
         self.lists = Lists(view.lists(), self.now())

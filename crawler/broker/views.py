@@ -148,9 +148,9 @@ class View:
             for token, session, expires, host, origin, *task in self._all(sql)
         ]
 
-    def facts(self, key: int, now: float) -> Facts:
-        """Return what is known of the host *key*."""
-        return read_facts(self._all, key, now)
+    def facts(self, key: int, product: str, now: float) -> Facts:
+        """Return what is known of the host *key*, and what its rules say to *product*."""
+        return read_facts(self._all, key, product, now)
 
     def paused(self, now: float) -> list[tuple[int, float]]:
         """Return (key, time) of hosts that must not be asked before a time to come."""
