@@ -282,8 +282,10 @@ class Crawl(RuleBasedStateMachine):
     @rule(data=st.data())
     def transfer(self, data: st.DataObject) -> None:
         held = self.pick(data)
-        assert self.frontier.transfer("nobody", held.token, "own") is None
-        assert self.frontier.transfer(held.session, held.token, "own") is held
+        assert self.frontier.transfer("nobody", held.token, "own", self.now) is None
+        assert self.frontier.transfer(held.session, held.token, "own", self.now) is held
+        self.busy.pop(held.token, None)
+        self.start(held)
         assert held.session == "own"
         self.expires[held.token] = FOREVER
 
@@ -681,7 +683,7 @@ def test_a_transferred_lease_does_not_expire() -> None:
     frontier = make()
     fill(frontier, {1: tasks(1, 2)})
     first, second = frontier.lease("a", 2, 0.0)
-    assert frontier.transfer("a", first.token, "own") is first
+    assert frontier.transfer("a", first.token, "own", 0.0) is first
     assert frontier.expired(LIFE) == [("a", second.token)]
     assert frontier.tokens("own") == [first.token]
 

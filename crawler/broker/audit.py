@@ -99,6 +99,18 @@ class AuditView(View):
             yield [(body.path.removeprefix(PREFIX), body.bytes or 0, body.sha256 or "") for body in bodies if body.path]
             last = rows[-1][0]
 
+    def former(self) -> Iterator[list[str]]:
+        """Yield the paths of images that were recorded once, and whose task has another record by now, in batches."""
+        sql = (
+            "SELECT r.seq, r.body FROM records r LEFT JOIN tasks t ON t.id = r.task AND t.seq = r.seq AND t.state = 2"
+            " WHERE r.reason IS NULL AND t.id IS NULL AND r.seq > ? ORDER BY r.seq LIMIT ?"
+        )
+        last = 0
+        while rows := self._all(sql, last, BATCH):
+            bodies = [decode_body(blob) for _, blob in rows]
+            yield [body.path.removeprefix(PREFIX) for body in bodies if body.path]
+            last = rows[-1][0]
+
     def host_stats(self, now: float) -> HostStats:
         """Count hosts by state, as the last run left them, and name those that wait longest."""
         counts = dict(self._all("SELECT state, count(*) FROM hosts WHERE state > 0 GROUP BY state"))
@@ -147,6 +159,8 @@ def examine(view: AuditView, files: Files) -> Iterator[Finding]:
                 file = next(walk, None)
             else:  # not met on the walk: it may have come since, or have another kind of name
                 found = files.size(path)
+            if not records:  # an image that was recorded before a refresh found another, or none, is no orphan
+                continue
             yield Finding(path, size, records, _judge(files, path, found, size, sha256))
         while file is not None:
             yield Finding(file.path, file.size, 0, Fault.ORPHAN)
@@ -157,10 +171,12 @@ def _collect(view: AuditView, scratch: sqlite3.Connection) -> None:
     scratch.execute("CREATE TABLE images(path TEXT, size INTEGER, sha256 TEXT)")
     for images in view.images():
         scratch.executemany("INSERT INTO images VALUES (?, ?, ?)", images)
+    for paths in view.former():
+        scratch.executemany("INSERT INTO images VALUES (?, NULL, NULL)", [(path,) for path in paths])
 
 
 def _sorted(scratch: sqlite3.Connection) -> Iterator[tuple[str, int, str, int]]:
-    sql = "SELECT path, max(size), max(sha256), count(*) FROM images GROUP BY path ORDER BY path"
+    sql = "SELECT path, max(size), max(sha256), count(size) FROM images GROUP BY path ORDER BY path"
     with _translated():
         yield from scratch.execute(sql)
 

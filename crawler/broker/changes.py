@@ -318,18 +318,19 @@ class Changes:
         """Let tasks that are not leased wait on disk."""
         self._db.executemany("UPDATE tasks SET state = 1, due = ? WHERE id = ?", [(due, task) for task in ids])
 
-    def refund(self, ids: list[int]) -> None:
-        """Take back an attempt of each of these tasks that wait."""
-        sql = "UPDATE tasks SET attempts = attempts - 1 WHERE id = ? AND state = 1 AND attempts > 0"
-        self._db.executemany(sql, [(task,) for task in ids])
+    def refund(self, attempts: dict[int, int]) -> None:
+        """Set the attempts of tasks that wait back to what they were, by id."""
+        sql = "UPDATE tasks SET attempts = ? WHERE id = ? AND state = 1"
+        self._db.executemany(sql, [(max(0, count), task) for task, count in attempts.items()])
 
-    def revoke(self, pairs: list[tuple[int, str]], now: float) -> None:
-        """Take back the failures (task, reason) recorded last, and an attempt of each: they wait until *now*."""
-        sql = "UPDATE tasks SET state = 1, due = ?, attempts = attempts - 1 WHERE id = ? AND state = 2"
-        for task, reason in pairs:
-            if self._db.execute(sql, (now, task)).rowcount:
-                self._counts["failed"] -= 1
-                self._counts[f"reason:{reason}"] -= 1
+    def revoke(self, recorded: dict[int, str], now: float) -> Counter[str]:
+        """Take back the failures recorded last, reason by task: they wait until *now*; return how many by reason."""
+        sql = "UPDATE tasks SET state = 1, due = ? WHERE id = ? AND state = 2"
+        taken = Counter(reason for task, reason in recorded.items() if self._db.execute(sql, (now, task)).rowcount)
+        self._counts["failed"] -= taken.total()
+        for reason, n in taken.items():
+            self._counts[f"reason:{reason}"] -= n
+        return taken
 
     def ended_by(self, pairs: list[tuple[int, int]]) -> set[int]:
         """Return those tokens of the (token, task) *pairs* that ended the last lease of their task."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -25,6 +27,9 @@ from crawler.model import Completion, Failure, Finding, Outcome, Welcome
 from crawler.reasons import Class, Reason
 
 log = logging.getLogger(__name__)
+
+#: Characters of a robots.txt that count. Source: RFC 9309, 2.5.
+MAX_RULES = 500 * 1024
 
 #: What a path in a store looks like: no empty part, none that begins with a dot.
 _PATH = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]*(?:/[0-9A-Za-z_-][0-9A-Za-z._-]*)*")
@@ -71,22 +76,30 @@ class Ends:
         with self._state.lock:
             by_token = {item.token: item for item in completions}
             held = self._state.end(session, list(by_token))
-            for lease in [lease for lease in held if not _can_end(lease, by_token[lease.token])]:
+            refused = [lease for lease in held if not _can_end(lease, by_token[lease.token])]
+            for lease in refused:
                 self._state.frontier.give_back(lease, lease.task, self._state.now())
                 held.remove(lease)
+            over = [lease.token for lease in refused]
+            if over:
+                self._ledger.submit(lambda changes: changes.drop_leases(over), durable=False)
+            for lease in held:  # the report of its fetch may have been lost with the last coordinator
+                self._state.frontier.note(lease, Says.ANSWERED, "", self._state.now())
             finals = [self._final(by_token.pop(item.token), item, session) for item in held]
             stale = [(item.token, item.task_id) for item in by_token.values()]
             commit = self._ledger.submit(lambda changes: self._write(changes, finals, [], stale))
-            over = bool(held) and self._state.trouble.worked()
-        if over:
+            is_over = bool(held) and self._state.trouble.worked()
+        if is_over:
             log.warning("images can be stored again")
         return self._settle(held, finals, [], commit.result())
 
     def retry(self, session: str, failures: list[Failure]) -> list[int]:
         """End leases whose fetch failed: see TaskQueue."""
+        hops = self._terms.base.settings.limits.max_redirects + 1
         with self._state.lock:
-            by_token = {item.token: item for item in failures}
+            by_token = {item.token: _sound(item, hops) for item in failures}
             held = self._state.end(session, list(by_token))
+            faults = [by_token[item.token] for item in held]
             judged = [self._judge(by_token.pop(item.token), item, session) for item in held]
             finals = [item for item in judged if isinstance(item, Ended)]
             delayed = [item for item in judged if isinstance(item, Delayed)]
@@ -103,7 +116,7 @@ class Ends:
 
             commit = self._ledger.submit(write)
             self._begin_outage(session)
-        for item in failures:
+        for item in faults:
             if item.reason.facts.kind is Class.LOCAL:
                 self.local_fault(item.detail)
         return self._settle(held, finals, delayed, commit.result())
@@ -112,7 +125,7 @@ class Ends:
         """Take what robots.txt say: see TaskQueue."""
         with self._state.lock:
             urls = {item.token: self._state.frontier.url_of(session, item.token) for item in findings}
-        texts = {item.token: item.text for item in findings if urls[item.token]}
+        texts = {item.token: item.text[:MAX_RULES] for item in findings if urls[item.token]}
         rules = {token: parse(text, self._state.product, urls[token] or "") for token, text in texts.items()}
         with self._state.lock:
             now = self._state.now()
@@ -172,7 +185,13 @@ class Ends:
             for held in poisoned:
                 if held.origin is not None:
                     self._state.frontier.refuse_origin(held, refusal, self._state.now())
-            commit = self._ledger.submit(lambda changes: self._write(changes, finals, [], []))
+            over = [held.token for held in poisoned if held.origin is not None]
+
+            def write(changes: Changes) -> set[int]:
+                changes.drop_leases(over)
+                return self._write(changes, finals, [], [])
+
+            commit = self._ledger.submit(write)
         self._settle(poisoned, finals, [], commit.result())
 
     def _spare(self, spared: list[Held]) -> None:
@@ -225,11 +244,14 @@ class Ends:
         if said is Says.ANSWERED:
             self._answered(held, session)
         elif self._is_outage(failure, held, session):
+            if held.origin is not None:
+                frontier.ask_again(held, now + LOCAL_PAUSE, is_charged=False)
+                return None
             return Delayed(held.token, held.task, held.host.key, now + LOCAL_PAUSE)
-        else:
+        elif held.origin is None or not held.host.has_answered:
             frontier.note(held, said, _seen(failure), now)
         if failure.retry_after:
-            frontier.pause(held.host, now + min(failure.retry_after, policy.cap))
+            frontier.pause(held.host, now + min(failure.retry_after, policy.cap), is_asked=True)
         if held.origin is not None:
             return self._judge_rules(failure, held, said)
         _, machine = self._state.origin_of(held.token, session)
@@ -243,21 +265,27 @@ class Ends:
         Decide what becomes of an origin whose robots.txt could not be had.
 
         1. Our own fault: it is asked for again, uncharged.
-        2. The host gives no answer: that is the host's health, and its tasks fail when it is given up.
+        2. The host gives no answer: that is the host's health, and its tasks fail when it is given up. Where another
+           of its origins has answered, it is this origin's: it is tried again some times, and then its tasks fail.
         3. The host cannot be reached in principle: all its tasks fail for the same reason.
         4. It answered, but not with rules: tried again some times, and then all is disallowed.
            Source: RFC 9309, 2.3.1.4.
         """
         frontier, policy, now = self._state.frontier, self._terms.base.settings.retry, self._state.now()
         assert held.origin is not None
+        is_last = held.origin.attempts + 1 >= policy.attempts
         if failure.reason.facts.kind is Class.LOCAL:
-            frontier.ask_again(held, now + LOCAL_PAUSE)
+            frontier.ask_again(held, now + LOCAL_PAUSE, is_charged=False)
+        elif said is Says.FAILED and not held.host.has_answered:
+            frontier.ask_again(held, now, is_charged=False)
+        elif said is Says.FAILED and is_last:
+            return frontier.refuse_origin(held, Refusal(Reason.HOST_UNAVAILABLE, _seen(failure)), now)
         elif said is Says.FAILED:
-            frontier.ask_again(held, now)
-        elif failure.reason.is_final or held.origin.attempts + 1 >= policy.attempts:
+            frontier.ask_again(held, now, is_charged=True)
+        elif failure.reason.is_final or is_last:
             return frontier.refuse_origin(held, Refusal(failure.reason, failure.detail), now)
         else:
-            frontier.ask_again(held, now + pause(failure, policy, held.origin.attempts + 1))
+            frontier.ask_again(held, now + pause(failure, policy, held.origin.attempts + 1), is_charged=True)
         return None
 
     def _answered(self, held: Held, session: str) -> None:
@@ -284,18 +312,24 @@ class Ends:
         if found is None or not found.outage.begins():
             return
         log.warning("%s cannot reach any host (%s): waiting for its network", found.machine, found.outage.detail)
-        charged, hosts = found.outage.take_charged()
-        waiting = [item.task.id for item in charged if isinstance(item, Delayed)]
-        recorded = [(item.task_id, str(item.reason)) for item in charged if isinstance(item, Ended)]
+        attempts, recorded, hosts = found.outage.take_charged()
         self._state.frontier.forgive(hosts, now)
-        self._state.tally.revived(Counter(reason for _, reason in recorded))
+        # At once, so that the queue never looks finished; what was not taken back in the end is counted again.
+        expected = Counter(recorded.values())
+        self._state.tally.revived(expected)
         self._state.next_due = 0.0
 
-        def write(changes: Changes) -> None:
-            changes.refund(waiting)
-            changes.revoke(recorded, now)
+        def write(changes: Changes) -> Counter[str]:
+            taken = changes.revoke(recorded, now)
+            changes.refund(attempts)
+            return taken
 
-        self._ledger.submit(write)
+        def settle(done: Future[Counter[str]]) -> None:
+            if done.exception() is None:
+                with self._state.lock:
+                    self._state.tally.revived({reason: done.result()[reason] - n for reason, n in expected.items()})
+
+        self._ledger.submit(write).add_done_callback(settle)
 
     def give_up(self) -> None:
         """End a pause that has lasted too long: the run cannot go on."""
@@ -323,3 +357,21 @@ def _can_end(held: Held, completion: Completion) -> bool:
     is_new = not (held.task.etag or held.task.last_modified)
     has_path = completion.path is not None or completion.outcome is Outcome.FAILED
     return held.origin is None and (has_path or (completion.http_status == NOT_MODIFIED and not is_new))
+
+
+def _sound(failure: Failure, max_hops: int) -> Failure:
+    """Return *failure* with nothing in it that no worker of ours says: what it says must not hold up a queue."""
+    changes: dict[str, Any] = {"hops": min(max(failure.hops, 0), max_hops)}
+    if failure.retry_after is not None and not 0 <= failure.retry_after < math.inf:
+        changes["retry_after"] = None
+    if failure.moved_to is not None and not _is_url(failure.moved_to):
+        changes |= {"moved_to": None, "reason": Reason.BAD_REDIRECT, "detail": failure.moved_to[:200]}
+    return msgspec.structs.replace(failure, **changes)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -201,13 +201,16 @@ class Frontier:
             held.host.tasks.appendleft(task)
         self._settle(held.host, now)
 
-    def transfer(self, session: str, token: int, to: str) -> Held | None:
-        """Move a lease to session *to*, where it does not expire. None where *session* does not hold it."""
+    def transfer(self, session: str, token: int, to: str, now: float) -> Held | None:
+        """Move a fetched lease to session *to*, where it does not expire. None where *session* does not hold it."""
         held = self._held.get(token)
         if held is None or held.session != session or held.origin is not None:
             return None
         held.session = to
         held.expires = FOREVER
+        if held.busy:  # the report of the fetch is on its way
+            self._free(held, now)
+            self.note(held, Says.ANSWERED, "", now)
         return held
 
     def expired(self, now: float) -> list[tuple[str, int]]:
@@ -249,8 +252,10 @@ class Frontier:
 
     # ------------------------------------------------------------ how hosts fare
 
-    def pause(self, host: Host, until: float) -> None:
-        """Let no fetch of *host* start before *until*."""
+    def pause(self, host: Host, until: float, is_asked: bool = False) -> None:
+        """Let no fetch of *host* start before *until*; where the host asked for it, whatever happens."""
+        if is_asked:
+            host.asked_until = max(host.asked_until, until)
         if until > host.next_start:
             host.next_start = until
             self._changed[host.key] = host
@@ -286,13 +291,14 @@ class Frontier:
         self._resume_waiting(held.host)
         return SavedOrigin(held.host.key, held.origin.name, now + FAILURE_LIFE, None, refusal)
 
-    def ask_again(self, held: Held, until: float) -> None:
-        """Ask for a robots.txt again at *until*, which the ending lease *held* could not get."""
+    def ask_again(self, held: Held, until: float, is_charged: bool) -> None:
+        """Ask for a robots.txt again at *until*, which the ending lease *held* could not get; others come first."""
         assert held.origin is not None
         held.origin.asked = False
-        held.origin.attempts += 1
+        held.origin.attempts += is_charged
         self.pause(held.host, until)
-        self._resume_waiting(held.host)
+        held.host.tasks.extend(held.host.waiting)
+        held.host.waiting.clear()
 
     def forgive(self, keys: Iterable[int], now: float) -> None:
         """Give hosts a new chance."""
@@ -392,6 +398,7 @@ class Frontier:
     def _consider(self, host: Host, now: float) -> None:
         """Put a host that may start into the turn, or to its time; let a spent one go, and one that waits for long."""
         self._window.hunger(host)
+        self._sift(host, now)
         if host.is_spent and not host.in_turn:
             self._window.leave(host, now)
         elif host.tasks and (parked := self._window.park(host, now)) is not None:
@@ -402,6 +409,23 @@ class Frontier:
                 heapq.heappush(self._timers, (host.next_start, host.key, host))
             else:
                 self._turn.append(host)
+
+    def _sift(self, host: Host, now: float) -> None:
+        """Refuse what is not to be fetched without waiting for its turn: no host is asked for it."""
+        no = host.refusal(now)
+        if no is None and (host.next_start <= now or not any(origin.refusal for origin in host.origins.values())):
+            return
+        kept: list[Task] = []
+        while host.tasks and len(self._refused) < MAX_REFUSED:
+            task = host.tasks.popleft()
+            origin = host.origin_of(task) if no is None else None
+            refusal = origin.refusal if origin is not None and origin.is_known(now) else no
+            if refusal is None:
+                kept.append(task)
+            else:
+                host.ending += 1
+                self._refused.append(Refused(task, host, refusal))
+        host.tasks.extendleft(reversed(kept))
 
     def _wake(self, now: float) -> None:
         self._window.wake(now)

@@ -105,6 +105,7 @@ class Host:
         "_patience",
         "_product",
         "_terms",
+        "asked_until",
         "busy",
         "cursor",
         "delay",
@@ -159,6 +160,8 @@ class Host:
         self.in_turn = False
         #: Time before which no fetch may start.
         self.next_start = 0.0
+        #: The same, where the host itself asked for it.
+        self.asked_until = 0.0
         #: Seconds from one start to the next.
         self.delay = self._terms.delay
         #: Whether it has answered in this run.
@@ -287,8 +290,10 @@ class Host:
         self._make_health().asked_to_wait(held.began, now)
 
     def forgive(self) -> None:
-        """Forget what went wrong: it gets a new chance."""
-        self._health, self.next_start = None, 0.0
+        """Forget what went wrong: it gets a new chance. What it asked for is kept to."""
+        if self.state in (HostState.OPEN, HostState.UNAVAILABLE):
+            self.next_start = self.asked_until
+        self._health = None
         for origin in self.origins.values():
             if origin.refusal is not None:
                 origin.forget()

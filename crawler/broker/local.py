@@ -39,6 +39,8 @@ __all__ = ["LocalTaskQueue", "Terms"]
 
 #: Seconds that `lease` blocks at most.
 MAX_WAIT = 10.0
+#: Seconds between two looks while nothing is handed out.
+IDLE = 0.1
 #: Tasks handed out at a time at most.
 MAX_BATCH = 64
 
@@ -59,6 +61,7 @@ class LocalTaskQueue:
         self._keeper = Keeper(self._state, ledger, terms.fail)
         self._ends = Ends(self._state, ledger, terms, self._keeper.wake)
         self._keeper.also(self._ends.give_up)
+        self._keeper.also(self._refuse)
         self._keeper.start()
 
     # ------------------------------------------------------------ sessions
@@ -142,9 +145,10 @@ class LocalTaskQueue:
                 grant = self._granted(holder, number) or self._grant(holder, number, count, give_up)
                 if grant is not None:
                     break
-                self._state.lock.wait(
-                    max(0.0, min(give_up - time.monotonic(), self._state.frontier.next_wake() - self._state.now()))
-                )
+                wake = self._state.frontier.next_wake() - self._state.now()
+                # While nothing is handed out, hosts whose time has come stay where they are.
+                wake = wake if wake > 0 else IDLE
+                self._state.lock.wait(max(0.0, min(give_up - time.monotonic(), wake)))
             commit = holder.commit
         # Those of another process go on fetching when this one is killed: the next coordinator must know of them.
         if commit is not None and not session.startswith(LOCAL):
@@ -169,8 +173,7 @@ class LocalTaskQueue:
         if holder.outage.since is not None:  # the same, for this machine
             count = min(count, int(now >= holder.outage.next_probe and not self._state.frontier.tokens(holder.id)))
         held = self._state.frontier.lease(holder.id, count, now) if status is QueueStatus.OPEN and count else []
-        if refused := self._state.frontier.take_refused():
-            self._ends.refuse(refused)
+        self._refuse()
         if self._state.frontier.is_hungry():
             self._keeper.wake()
         if not held and status is QueueStatus.OPEN and time.monotonic() < give_up:
@@ -186,6 +189,12 @@ class LocalTaskQueue:
         holder.number, holder.grant = number, Grant(status=status, leases=leases, grace=grace)
         self._state.lock.notify_all()
         return holder.grant
+
+    def _refuse(self) -> None:
+        """Record what is not to be fetched."""
+        with self._state.lock:
+            if refused := self._state.frontier.take_refused():
+                self._ends.refuse(refused)
 
     def extend(self, session: str, tokens: list[int], progress: Progress) -> list[int]:
         """Let leases live on: see TaskQueue."""
@@ -209,7 +218,7 @@ class LocalTaskQueue:
     def transfer(self, session: str, token: int) -> bool:
         """Move a lease to the coordinator's own consumer, whose session is `OWN`; False where *session* lacks it."""
         with self._state.lock:
-            held = self._state.frontier.transfer(session, token, OWN)
+            held = self._state.frontier.transfer(session, token, OWN, self._state.now())
             if held is None:
                 return False
             self._state.origin[token] = (session, self._state.machine_of(session))
@@ -265,7 +274,7 @@ class LocalTaskQueue:
                 total=tally.total,
                 ready=max(0, tally.total - tally.done - tally.delayed - leased),
                 leased=leased,
-                delayed=tally.delayed,
+                delayed=max(0, tally.delayed),
                 stored=tally.stored,
                 failed=tally.failed,
                 reasons={name: n for name, n in tally.reasons.most_common() if n > 0},

@@ -78,10 +78,24 @@ class Outage:
         """Return the hosts that have fallen silent."""
         return self._silent
 
-    def take_charged(self) -> tuple[list[Ended | Delayed], set[int]]:
-        """Return, once, what is to be given back, and the hosts that were thought to be silent."""
+    def take_charged(self) -> tuple[dict[int, int], dict[int, str], set[int]]:
+        """
+        Return, once, what is to be given back.
+
+        Returns:
+            Attempts by task before the first failure that is given back; reason by task of those that were recorded;
+            and the hosts that were thought to be silent.
+        """
         found, self._charged = self._charged, []
-        return found, set(self._silent)
+        attempts: dict[int, int] = {}
+        recorded: dict[int, str] = {}
+        for item in found:
+            if isinstance(item, Ended):
+                attempts.setdefault(item.task_id, item.body.attempts - 1)
+                recorded[item.task_id] = str(item.reason)
+            else:
+                attempts.setdefault(item.task.id, item.task.attempts - 1)
+        return attempts, recorded, set(self._silent)
 
     def worked(self) -> bool:
         """Note that a host answered; tell whether an outage ends with it."""

@@ -34,7 +34,9 @@ LOCAL_PAUSE = 5.0
 
 def says(failure: Failure) -> Says:
     """Return what *failure* says about its host."""
-    # 1. It lives, but wants to be left alone.
+    # 1. It lives, but wants to be left alone; or it answered with another place.
+    if failure.moved_to is not None:
+        return Says.ANSWERED
     if failure.http_status in ASKING:
         return Says.ASKED
     # 2. There was no response, or none in time.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from crawler.broker.changes import decode_body
+from crawler.broker.changes import decode_body, host_key
 from crawler.model import Choice
 
 #: Records looked at, and tasks changed, at a time.
@@ -38,17 +38,17 @@ def revive(db: sqlite3.Connection, choice: Choice, now: float) -> Revived:
     hosts: set[int] = set()
     size = 0
     for batch in _chosen(db, choice):
-        counts.update(reason or STORED for _, _, reason, _ in batch)
-        size += sum(bytes_ for _, _, _, bytes_ in batch)
+        counts.update(found.reason or STORED for found in batch)
+        size += sum(found.size for found in batch)
         if choice.dry_run:
             continue
-        hosts.update(host for _, host, _, _ in batch)
+        hosts.update(host for found in batch for host in (found.host, found.home))
         # Without a current record: an image that is gone must be fetched whatever its host says of changes.
         sql = (
-            "UPDATE tasks SET state = 1, due = ?, attempts = 0, losses = 0, hops = 0, target = NULL, seq = NULL"
-            " WHERE id = ?"
+            "UPDATE tasks SET state = 1, due = ?, host = ?, attempts = 0, losses = 0, hops = 0, target = NULL,"
+            " seq = NULL WHERE id = ?"
         )
-        db.executemany(sql, [(now, task) for task, _, _, _ in batch])
+        db.executemany(sql, [(now, found.home, found.task) for found in batch])
     if not choice.dry_run:
         _forgive(db, hosts)
         _count(db, counts, size)
@@ -64,22 +64,38 @@ def refresh(db: sqlite3.Connection) -> int:
     if db.execute("SELECT 1 FROM tasks WHERE state < 2 LIMIT 1").fetchone():
         return 0
     size, last, tasks = 0, 0, 0
-    sql = "SELECT r.seq, t.id, r.body FROM records r JOIN tasks t ON t.seq = r.seq WHERE r.seq > ? AND r.reason IS NULL"
+    sql = (
+        "SELECT r.seq, t.id, t.url, r.body FROM records r JOIN tasks t ON t.seq = r.seq"
+        " WHERE r.seq > ? AND r.reason IS NULL"
+    )
     while rows := db.execute(f"{sql} ORDER BY r.seq LIMIT ?", (last, BATCH)).fetchall():
         last = rows[-1][0]
         tasks += len(rows)
-        size += sum(decode_body(blob).bytes or 0 for _, _, blob in rows)
-        change = "UPDATE tasks SET state = 0, attempts = 0, losses = 0, hops = 0, target = NULL WHERE id = ?"
-        db.executemany(change, [(task,) for _, task, _ in rows])
+        size += sum(decode_body(blob).bytes or 0 for *_, blob in rows)
+        change = "UPDATE tasks SET state = 0, host = ?, attempts = 0, losses = 0, hops = 0, target = NULL WHERE id = ?"
+        db.executemany(change, [(host_key(_name(url)), task) for _, task, url, _ in rows])
     _count(db, Counter({STORED: tasks}), size)
     return tasks
 
 
-def _chosen(db: sqlite3.Connection, choice: Choice) -> Iterator[list[tuple[int, int, str | None, int]]]:
-    """Yield batches of (task, host, reason, bytes), in the order of their records."""
+class _Found(NamedTuple):
+    """A task that is meant."""
+
+    task: int
+    #: Where it was fetched last.
+    host: int
+    #: Where it is fetched first: the host of its URL.
+    home: int
+    reason: str | None
+    #: Bytes of its image.
+    size: int
+
+
+def _chosen(db: sqlite3.Connection, choice: Choice) -> Iterator[list[_Found]]:
+    """Yield batches of tasks, in the order of their records."""
     where, values = _conditions(choice)
     sql = (
-        "SELECT r.seq, t.id, t.host, r.reason, ifnull(t.target, t.url), r.body FROM records r"
+        "SELECT r.seq, t.id, t.host, r.reason, t.url, t.target, r.body FROM records r"
         f" JOIN tasks t ON t.id = r.task AND t.seq = r.seq WHERE t.state = 2 AND r.seq > ? {where}"
         " ORDER BY r.seq LIMIT ?"
     )
@@ -103,25 +119,29 @@ def _conditions(choice: Choice) -> tuple[str, list[Any]]:
     return where, values
 
 
-def _judge(row: Any, choice: Choice) -> tuple[int, int, str | None, int] | None:
+def _judge(row: Any, choice: Choice) -> _Found | None:
     """Return the task of a row, None where what only its URL and body tell says that it is not meant."""
-    _, task, host, reason, url, blob = row
+    _, task, host, reason, url, target, blob = row
     body = decode_body(blob)
     if choice.http_statuses and body.http_status not in choice.http_statuses:
         return None
-    if choice.hosts and not _is_at(url, choice.hosts):
+    if choice.hosts and not _is_at(target or url, choice.hosts):
         return None
-    return task, host, reason, body.bytes or 0
+    return _Found(task, host, host_key(_name(url)), reason, body.bytes or 0)
+
+
+def _name(url: str) -> str:
+    return (urlsplit(url).hostname or "").rstrip(".")
 
 
 def _is_at(url: str, hosts: tuple[str, ...]) -> bool:
-    name = (urlsplit(url).hostname or "").rstrip(".")
+    name = _name(url)
     return any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in hosts)
 
 
 def _forgive(db: sqlite3.Connection, hosts: set[int]) -> None:
     keys = [(key,) for key in hosts]
-    db.executemany("UPDATE hosts SET state = 0, until = 0 WHERE key = ?", keys)
+    db.executemany("UPDATE hosts SET state = 0, until = 0 WHERE key = ? AND state > 1", keys)
     db.executemany("DELETE FROM robots WHERE host = ? AND reason IS NOT NULL", keys)
 
 

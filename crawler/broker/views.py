@@ -141,7 +141,7 @@ class View:
         sql = (
             "SELECT l.token, l.session, l.expires, ifnull(l.host, t.host), l.origin, t.id, t.url, t.target, t.hops,"
             " t.attempts, t.losses, r.body FROM leases l LEFT JOIN tasks t ON t.id = l.task"
-            " LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL WHERE t.id IS NOT NULL OR l.origin IS NOT NULL"
+            " LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL WHERE t.state < 2 OR l.origin IS NOT NULL"
         )
         return [
             SavedLease(token, session, expires, host, origin, task_of(task) if origin is None else _rules(origin))
