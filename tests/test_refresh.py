@@ -67,3 +67,15 @@ def test_an_image_that_is_gone_is_fetched_whatever_the_host_says(tmp_path: Path)
         assert run(tmp_path, "seed", "urls.txt", *LOCAL).returncode == 0
         assert [request.status for request in site.requests] == [200, 200]
         assert path.exists()
+
+
+def test_a_refresh_that_fails_loses_no_image(tmp_path: Path) -> None:
+    """Where the host is down, files that were recorded before stay, also when orphans are swept."""
+    with Site() as site:
+        write_list(tmp_path, site.url("/kept/1.jpg"), site.url("/kept/2.jpg"))
+        assert run(tmp_path, "seed", "urls.txt", *LOCAL).returncode == 0
+    kept = [tmp_path / "urls.crawl" / str(record["path"]) for record in current(tmp_path).values()]
+    assert run(tmp_path, "seed", "urls.txt", "--refresh", "--attempts", "1", *LOCAL).returncode == 0
+    assert status(tmp_path, "urls.crawl")["failed"] == 2
+    assert run(tmp_path, "status", "urls.crawl", "--verify", "--sweep").returncode == 0
+    assert [path.exists() for path in kept] == [True, True]
