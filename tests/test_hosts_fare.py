@@ -65,19 +65,20 @@ def test_a_dead_origin_costs_only_its_own_tasks(make: Callable[..., Bench], quic
     assert (bench.queue.stats().stored, bench.queue.stats().reasons) == (60, {"host_unavailable": 60})
 
 
-def test_redirects_and_completions_are_answers(make: Callable[..., Bench], quick: None) -> None:
+@pytest.mark.parametrize("answer", ["redirect", "completion"])
+def test_redirects_and_completions_are_answers(make: Callable[..., Bench], quick: None, answer: str) -> None:
     """So failures between them are not in a row; also where a completion comes before the report of its fetch."""
     bench = make(politeness=Politeness(patience=0.2))
     bench.fill(*urls(A, 300))
     worker, number = hand(bench), 0
     while not is_over(bench):
         for item in worker.ask(8, 0.5).leases:
-            number += 1
+            number += not item.task.target
             if item.task.target:
                 worker.store([item])
             elif number % 10 == 0:
                 worker.fail([item], Reason.CONNECT_TIMEOUT)
-            elif number % 2:
+            elif answer == "redirect":
                 worker.fail([item], Reason.INTERNAL, http_status=302, moved_to="http://c.test/x", hops=1)
             else:
                 done = Completion(token=item.token, task_id=item.task.id, outcome=Outcome.STORED, path="ab/ab.jpg")
@@ -191,6 +192,7 @@ def test_a_refused_completion_leaves_no_lease_behind(make: Callable[..., Bench])
     worker.store(worker.get())
     worker.queue.release(worker.session, [second.token], False)
     bench = make()
+    assert bench.queue.stats().leased == 0
     worker = hand(bench)
     (left,) = worker.get()
     assert left.task.id == second.task.id
