@@ -122,6 +122,10 @@ class Task(_Compact, frozen=True, kw_only=True):
     #: one that is not.
     etag: str | None = None
     last_modified: str | None = None
+    #: MD5 or SHA-256 of the image by its list: 32 or 64 hexadecimal digits in lower case. None where it says none.
+    digest: str | None = None
+    #: Columns of the first entry of the task, a map in MessagePack; only where `Settings.with_columns` asks for them.
+    columns: bytes | None = None
 
 
 class Lease(_Compact, frozen=True, kw_only=True):
@@ -291,6 +295,10 @@ class Row(_Compact, frozen=True, kw_only=True):
     host: str
     #: Why the line is no URL, None where it is one.
     error: str | None = None
+    #: Columns that are carried through: a map by name, in MessagePack. None where there are none.
+    columns: bytes | None = None
+    #: MD5 or SHA-256 of the image: 32 or 64 hexadecimal digits in lower case. None where the list says none.
+    digest: str | None = None
 
 
 class Batch(_Frozen, frozen=True, kw_only=True):

@@ -121,3 +121,5 @@ class Settings(_Frozen, frozen=True, kw_only=True):
     politeness: Politeness = Politeness()
     retry: RetryPolicy = RetryPolicy()
     access: Access = Access()
+    #: Whether a lease brings the columns of its task's first entry, for a store that keeps them beside the image.
+    with_columns: bool = False

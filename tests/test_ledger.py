@@ -24,6 +24,7 @@ import crawler
 from crawler.broker import changes, ledger
 from crawler.broker.changes import Body, Changes, Ended, PutResult
 from crawler.broker.ledger import GROUP, SCHEMA, Ledger
+from crawler.broker.views import View
 from crawler.errors import CrawlerError, OutUnusable, StorageFailed, VersionMismatch
 from crawler.model import Batch, Row
 from crawler.reasons import Reason
@@ -435,6 +436,45 @@ def test_a_failed_ledger_can_be_closed_and_opened_again(make: Make, failing: Cal
     assert [again.view.meta(name) for name in ("before", "beside", "large")] == [1, None, None]
     again.change(note("after", 1))
     assert again.view.meta("after") == 1
+
+
+# ------------------------------------------------------------------ columns
+
+
+def with_columns(first: int, *columns: bytes | None) -> Batch:
+    """Make a batch of lines of one URL."""
+    rows = [Row(line=n, url="http://h.test/1", host="h.test", columns=one) for n, one in enumerate(columns, first)]
+    last = first + len(columns)
+    return Batch(first_line=first, next_line=last, offset=last, digest="d", total_bytes=None, rows=rows)
+
+
+def test_each_entry_keeps_its_columns_and_a_task_has_those_of_its_first(make: Make) -> None:
+    """However often its URL occurs."""
+    target = make()
+    put(target, begin_list(target), with_columns(1, b"one", b"two", None))
+    put(target, begin_list(target, "other"), with_columns(1, b"three"))
+    assert [row.columns for row in target.view.entries()] == [b"one", b"two", None, b"three"]
+    assert target.view.columns_of([1, 2]) == {1: b"one"}
+
+
+def test_a_ledger_of_schema_1_is_made_anew_when_it_is_gone_on_with(make: Make, tmp_path: Path) -> None:
+    """What is in it stays, and it can be read before that."""
+    target = make()
+    put(target, begin_list(target), batch(1, "http://h.test/0"))
+    target.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
+        for table, column in (("entries", "columns"), ("tasks", "digest"), ("tasks", "entry")):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+    with contextlib.closing(View(tmp_path / "ledger.db")) as view:
+        assert [(row.url, row.columns) for row in view.entries()] == [("http://h.test/0", None)]
+    again = make()
+    put(again, begin_list(again), with_columns(2, b"one"))
+    assert [(row.url, row.columns) for row in again.view.entries()] == [
+        ("http://h.test/0", None),
+        ("http://h.test/1", b"one"),
+    ]
+    assert again.view.columns_of([1, 2]) == {2: b"one"}
 
 
 # ------------------------------------------------------------------ files that are no ledger of ours

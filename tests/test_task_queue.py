@@ -483,3 +483,35 @@ def test_a_pause_that_lasts_too_long_ends_the_run(tmp_path: Path) -> None:
         queue.close()
         ledger.close()
     assert "no room" in str(told[0])
+
+
+# ------------------------------------------------------------------ columns and digests of entries
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_lease_brings_the_columns_of_the_first_entry_where_they_are_asked_for(
+    make: Callable[..., Bench], asked: bool
+) -> None:
+    """And always the digest that the list says; a repeated request gets the same."""
+    bench = make(with_columns=asked)
+    producer = bench.join(Role.PRODUCER)
+    listed = bench.queue.open_list(producer, "list", False)
+    url = "http://a.test/1"
+    rows = [
+        Row(line=1, url=url, host="a.test", columns=b"first", digest="ab" * 16),
+        Row(line=2, url=url, host="a.test", columns=b"second"),
+        Row(line=3, url="http://b.test/2", host="b.test"),
+    ]
+    bench.queue.put(
+        producer, listed.id, Batch(first_line=1, next_line=4, offset=9, digest="d", total_bytes=9, rows=rows)
+    )
+    session = bench.join()
+    got: dict[str, Lease] = {}
+    for number in (1, 2, 3):
+        got |= {one.task.url: one for one in lease(bench.queue, session, number, wait=0.2).leases}
+        if number == 1:
+            assert lease(bench.queue, session, 1).leases == list(got.values())
+    assert [(one.task.columns, one.task.digest) for _, one in sorted(got.items())] == [
+        (b"first" if asked else None, "ab" * 16),
+        (None, None),
+    ]

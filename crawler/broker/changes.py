@@ -21,7 +21,7 @@ LINE_BITS = 40
 NOT_MODIFIED = 304
 #: What a task is read from, as `task_of` takes it; one that is stored already has a record.
 TASK = (
-    "t.id, t.url, t.target, t.hops, t.attempts, t.losses, r.body FROM tasks t"
+    "t.id, t.url, t.target, t.hops, t.attempts, t.losses, t.digest, r.body FROM tasks t"
     " LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL"
 )
 #: Keys asked for in one statement.
@@ -96,7 +96,7 @@ decode_body = msgspec.msgpack.Decoder(Body).decode
 
 def task_of(row: Sequence[Any]) -> Task:
     """Return the task of a row of `TASK`."""
-    number, url, target, hops, attempts, losses, blob = row
+    number, url, target, hops, attempts, losses, digest, blob = row
     last = None if blob is None else decode_body(blob)
     return Task(
         id=number,
@@ -107,6 +107,7 @@ def task_of(row: Sequence[Any]) -> Task:
         losses=losses,
         etag=last.etag if last else None,
         last_modified=last.last_modified if last else None,
+        digest=digest,
     )
 
 
@@ -195,10 +196,10 @@ class Changes:
             rows.setdefault(row.url, row)
         known, free = self._look_up(list(rows))
         new = [row for row in rows.values() if row.url in free]
-        ids = self._add_tasks(new, free)
+        ids = self._add_tasks(list_id, new, free)
         known.update(ids)
-        entries = [(list_id << LINE_BITS | row.line, known[row.url]) for row in batch.rows]
-        self._db.executemany("INSERT INTO entries VALUES (?, ?)", entries)
+        entries = [(list_id << LINE_BITS | row.line, known[row.url], row.columns) for row in batch.rows]
+        self._db.executemany("INSERT INTO entries(id, task, columns) VALUES (?, ?, ?)", entries)
         self._counts["entries"] += len(entries)
         self._end_bad(new, ids, now)
         sql = "UPDATE lists SET next_line = ?, offset = ?, digest = ?, total = ?, sealed = 0 WHERE id = ?"
@@ -239,11 +240,14 @@ class Changes:
             hits.update({key: (task, url) for key, task, url in self._db.execute(sql, some)})
         return hits
 
-    def _add_tasks(self, rows: list[Row], keys: dict[str, int]) -> dict[str, int]:
+    def _add_tasks(self, list_id: int, rows: list[Row], keys: dict[str, int]) -> dict[str, int]:
         ids = {row.url: self._task + n for n, row in enumerate(rows, 1)}
         self._task += len(rows)
-        values = [(ids[row.url], host_key(row.host), 2 if row.error else 0, row.url) for row in rows]
-        self._db.executemany("INSERT INTO tasks(id, host, state, url) VALUES (?, ?, ?, ?)", values)
+        values = [
+            (ids[row.url], host_key(row.host), 2 if row.error else 0, row.url, row.digest, _first(list_id, row))
+            for row in rows
+        ]
+        self._db.executemany("INSERT INTO tasks(id, host, state, url, digest, entry) VALUES (?, ?, ?, ?, ?, ?)", values)
         self._db.executemany("INSERT INTO urls VALUES (?, ?)", sorted((keys[url], task) for url, task in ids.items()))
         return ids
 
@@ -349,6 +353,11 @@ class Changes:
 
     def _one(self, sql: str) -> int:
         return int(self._db.execute(sql).fetchone()[0])
+
+
+def _first(list_id: int, row: Row) -> int | None:
+    """Return the id of the entry whose columns its task has, None where there are none."""
+    return None if row.columns is None else list_id << LINE_BITS | row.line
 
 
 def body_of(completion: Completion, attempts: int, worker: str, path: str | None) -> Body:

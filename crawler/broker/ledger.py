@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Version of the tables below.
-SCHEMA = 1
+SCHEMA = 2
 #: Changes made in one transaction at most, so that nobody waits long for the commit.
 GROUP = 64
 #: Seconds between tries while the disk is full.
@@ -40,15 +40,16 @@ CREATE TABLE counters(name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE lists(
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, next_line INTEGER NOT NULL DEFAULT 1, offset INTEGER NOT NULL DEFAULT 0,
     digest TEXT NOT NULL DEFAULT '', total INTEGER, sealed INTEGER NOT NULL DEFAULT 0);
--- id: list << 40 | line
-CREATE TABLE entries(id INTEGER PRIMARY KEY, task INTEGER NOT NULL);
+-- id: list << 40 | line; columns: those that are carried through, a map in MessagePack
+CREATE TABLE entries(id INTEGER PRIMARY KEY, task INTEGER NOT NULL, columns BLOB);
 -- state: 0 ready, 1 delayed (due NULL: handed to the frontier), 2 done (seq: its current record)
 -- host: 64-bit hash of the name; token: the one that ended its last lease
+-- digest: MD5 or SHA-256 that the list says; entry: the first one, where that has columns
 CREATE TABLE tasks(
     id INTEGER PRIMARY KEY, host INTEGER NOT NULL, state INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     losses INTEGER NOT NULL DEFAULT 0, hops INTEGER NOT NULL DEFAULT 0, token INTEGER, due REAL, seq INTEGER,
-    url TEXT NOT NULL, target TEXT);
+    url TEXT NOT NULL, target TEXT, digest TEXT, entry INTEGER);
 CREATE INDEX backlog ON tasks(host, id) WHERE state = 0;
 CREATE INDEX delayed ON tasks(due) WHERE state = 1;
 -- hash: 64-bit hash of the URL, to find duplicates
@@ -69,6 +70,15 @@ CREATE TABLE robots(
 CREATE TABLE records(
     seq INTEGER PRIMARY KEY, task INTEGER NOT NULL, reason TEXT, finished REAL NOT NULL, body BLOB NOT NULL);
 """
+
+#: What makes a ledger of the next schema of one of a schema before.
+STEPS = {
+    1: """
+ALTER TABLE entries ADD COLUMN columns BLOB;
+ALTER TABLE tasks ADD COLUMN digest TEXT;
+ALTER TABLE tasks ADD COLUMN entry INTEGER;
+""",
+}
 
 
 class _Change(NamedTuple):
@@ -271,5 +281,6 @@ def _make(db: sqlite3.Connection, path: Path) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA:
         raise VersionMismatch(f"{path} has schema {version}, this program knows up to {SCHEMA}: use a newer crawler")
-    if version == 0:
-        db.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+    steps = "".join(STEPS[old] for old in range(version, SCHEMA)) if version else TABLES
+    if version < SCHEMA:
+        db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from crawler.broker.ends import Ends, Terms
 from crawler.broker.frontier import FOREVER
 from crawler.broker.keeper import Keeper
@@ -153,7 +155,14 @@ class LocalTaskQueue:
         # Those of another process go on fetching when this one is killed: the next coordinator must know of them.
         if commit is not None and not session.startswith(LOCAL):
             commit.result()
-        return grant
+        return self._with_columns(grant) if self._terms.base.settings.with_columns else grant
+
+    def _with_columns(self, grant: Grant) -> Grant:
+        """Bring the columns of what is handed out: they are read now, so that the window need not hold them."""
+        found = self._ledger.view.columns_of([lease.task.id for lease in grant.leases])
+        tasks = [replace(lease.task, columns=found.get(lease.task.id)) for lease in grant.leases]
+        leases = [replace(lease, task=task) for lease, task in zip(grant.leases, tasks, strict=True)]
+        return replace(grant, leases=leases)
 
     def _report(self, session: str, progress: Progress) -> None:
         self._state.frontier.report(session, progress, self._state.now())

@@ -46,6 +46,8 @@ class EntryRow(NamedTuple):
     task_id: int
     url: str
     record: Record | None
+    #: Columns that are carried through: a map by name, in MessagePack. None where there are none.
+    columns: bytes | None = None
 
 
 class View:
@@ -66,6 +68,8 @@ class View:
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False)
             self._db.execute("PRAGMA query_only = ON")
             self._db.execute("SELECT 1 FROM meta LIMIT 1")
+            #: A ledger of schema 1, which nothing but its next crawl makes anew, has no columns.
+            self._columns = "columns" if self._db.execute("PRAGMA user_version").fetchone()[0] > 1 else "NULL"
         except sqlite3.Error as error:
             raise OutUnusable(f"{path} is no ledger of crawler that can be read: {error}") from error
         self._lock = threading.Lock()
@@ -131,6 +135,12 @@ class View:
         """Return up to *count* hosts above *after* that have ready tasks, in order."""
         return [row[0] for row in self._all(_HOSTS, after, count)]
 
+    def columns_of(self, tasks: list[int]) -> dict[int, bytes]:
+        """Return the columns of the first entry of each of the *tasks*, by task; those without any are left out."""
+        marks = ",".join("?" * len(tasks))
+        sql = f"SELECT t.id, e.columns FROM tasks t JOIN entries e ON e.id = t.entry WHERE t.id IN ({marks})"
+        return dict(self._all(sql, *tasks))
+
     def next_due(self) -> float | None:
         """Return when the next delayed task that is not with the frontier becomes due, None where there is none."""
         row = self._all("SELECT due FROM tasks WHERE state = 1 AND due IS NOT NULL ORDER BY due LIMIT 1")
@@ -140,7 +150,7 @@ class View:
         """Return the leases that an earlier coordinator left."""
         sql = (
             "SELECT l.token, l.session, l.expires, ifnull(l.host, t.host), l.origin, t.id, t.url, t.target, t.hops,"
-            " t.attempts, t.losses, r.body FROM leases l LEFT JOIN tasks t ON t.id = l.task"
+            " t.attempts, t.losses, t.digest, r.body FROM leases l LEFT JOIN tasks t ON t.id = l.task"
             " LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL WHERE t.state < 2 OR l.origin IS NOT NULL"
         )
         return [
@@ -168,14 +178,16 @@ class View:
         """Yield every entry in the order of lists and lines, read *count* at a time."""
         names = {state.id: state.name for state in self.lists()}
         sql = (
-            "SELECT e.id, t.id, t.url, r.seq, r.reason, r.finished, r.body FROM entries e JOIN tasks t ON t.id = e.task"
+            f"SELECT e.id, {self._columns}, t.id, t.url, r.seq, r.reason, r.finished, r.body"
+            " FROM entries e JOIN tasks t ON t.id = e.task"
             " LEFT JOIN records r ON r.seq = t.seq AND t.state = 2 WHERE e.id > ? ORDER BY e.id LIMIT ?"
         )
         last = 0
         while rows := self._all(sql, last, count):
-            for entry, task, url, seq, *rest in rows:
+            for entry, columns, task, url, seq, *rest in rows:
                 record = None if seq is None else _record((seq, task, url, *rest))
-                yield EntryRow(names[entry >> LINE_BITS], entry & ((1 << LINE_BITS) - 1), task, url, record)
+                line = entry & ((1 << LINE_BITS) - 1)
+                yield EntryRow(names[entry >> LINE_BITS], line, task, url, record, columns)
             last = rows[-1][0]
 
     def current(self, count: int = 1000) -> Iterator[Record]:
