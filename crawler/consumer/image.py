@@ -27,6 +27,7 @@ from PIL import (  # noqa: F401  (importing a plugin is what registers its forma
     WebPImagePlugin,
 )
 
+from crawler.consumer.png import check_pixels, read_layout
 from crawler.errors import ImageRefused
 from crawler.model import Image
 from crawler.reasons import Reason
@@ -187,13 +188,18 @@ def _decode(file: BinaryIO, format: str, limits: Limits) -> Image:
         facts = Image(format=format, width=image.width, height=image.height)
         _judge_size(image.size, str(image.format), limits.max_pixels)
         if format == "PNG":
+            is_animated = bool(getattr(image, "is_animated", False))
             # Checks what loading does not: the checksums of all chunks. It uses the object up.
             image.verify()
         else:
             _decode_frames(image, limits)
     if format == "PNG":
-        with Pillow.open(file, formats=(format,)) as image:
-            _decode_frames(image, limits)
+        layout = None if is_animated else read_layout(file)
+        if layout is not None:
+            check_pixels(file, layout)
+        else:
+            with Pillow.open(file, formats=(format,)) as image:
+                _decode_frames(image, limits)
     if format == "GIF":
         _require_trailer(file)
     return facts
