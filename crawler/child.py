@@ -66,9 +66,9 @@ class Child:
                     )
             undo.pop_all()
         # Where it is dead already, its closed pipe says so.
-        self.send(setup, None)
+        self.send(setup)
 
-    def send(self, message: bytes, fd: int | None) -> bool:
+    def send(self, message: bytes, *fds: int) -> bool:
         """Send, or return False; a child that does not read, or that read half a message, is of no use: kill it."""
         # The one lock held across I/O: two threads must not mix their messages, and `PIPE_WAIT` bounds it.
         with self._lock:
@@ -76,7 +76,7 @@ class Child:
                 return False
             try:
                 self.connection.send_bytes(message)
-                if fd is not None:
+                for fd in fds:
                     send_handle(self.connection, fd, self.process.pid)
             except OSError:
                 self.process.kill()

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from crawler import __version__
 from crawler.broker import ResultQueue, TaskQueue, keys
 from crawler.broker.completions import CompletionLog
@@ -27,6 +29,7 @@ from crawler.errors import CrawlerError, OutUnusable, UsageError
 from crawler.model import Download, Welcome
 from crawler.out import Out
 from crawler.settings import Settings
+from crawler.treatment import Transform, describe
 from crawler.worker.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,7 @@ class Coordinator:
         fail: Called, from any thread, with what makes going on impossible.
 
     Raises:
-        UsageError: OUT was made with another store.
+        UsageError: OUT was made with another store or another transform.
         OutUnusable: OUT or the store cannot be used.
     """
 
@@ -80,6 +83,7 @@ class Coordinator:
         self.images = (opening.store or out.images).absolute()
         self.ledger = Ledger(out.ledger, opening.pause_limit, fail)
         try:
+            self._keep_transform()
             self.store = self._open_store()
             if opening.refresh:
                 self.ledger.change(lambda changes: refresh(changes.db))
@@ -115,6 +119,21 @@ class Coordinator:
             raise OutUnusable(f"the store {self.images} cannot be written")
         self.ledger.change(lambda changes: changes.set_meta("store", str(self.images)))
         return store
+
+    def _keep_transform(self) -> None:
+        """Refuse another transform than that with which OUT was begun: its images would be of two kinds."""
+        asked = self._opening.settings.treatment.transform
+        known = self.ledger.view.meta("transform")
+        begun = msgspec.json.decode(known, type=Transform | None) if known else None
+        is_new = known is None and not self.ledger.view.tasks()
+        if begun != asked and not is_new:
+            raise UsageError(
+                f"{self._out.path} was begun with {describe(begun)}, not with {describe(asked)}: give the same "
+                "options, or choose another OUT with -o"
+            )
+        if known is None:
+            text = msgspec.json.encode(asked).decode()
+            self.ledger.change(lambda changes: changes.set_meta("transform", text))
 
     def _terms(self) -> Terms:
         base = Welcome(
@@ -168,8 +187,8 @@ class Coordinator:
         self._consumer.take(download)
 
     def _start_consumer(self) -> Consumer:
-        limits = self._opening.settings.limits
-        consumer = Consumer(self.store, limits, os.cpu_count() or 1, self._outbox.put)
+        settings = self._opening.settings
+        consumer = Consumer(self.store, settings.limits, os.cpu_count() or 1, self._outbox.put, settings.treatment)
         consumer.on_failed = self._fail
         try:
             consumer.start()

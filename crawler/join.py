@@ -132,7 +132,8 @@ def _assemble(
         if store is None:
             results: ResultQueue = client.proxy("result_queue")
             return Upload(results, welcome.session, ends.forget, ends.ended, ends.fail)
-        consumer = Consumer(store, welcome.settings.limits, joining.verifiers, ends.ended)
+        settings = welcome.settings
+        consumer = Consumer(store, settings.limits, joining.verifiers, ends.ended, settings.treatment)
         consumer.on_failed = ends.fail
         return consumer
 

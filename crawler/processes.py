@@ -7,7 +7,7 @@ channel, and a closed pipe is the news of its death. Messages are bytes; who use
     parent                                            child: python -P -m MODULE FD
       setup ───────────────────────────────────────────▶ child_main
       ◀─────────────────────────────────────────── b"" (ready)
-      send(message), send(message, descriptor) ────────▶ serve
+      send(message), send(message, *descriptors) ──────▶ serve
       on_message ◀────────────────────────────────── messages
       on_death   ◀────────────────────────────────── end of the pipe
 """
@@ -112,21 +112,21 @@ class Crew:
         with self._lock:
             return list(self._children)
 
-    def send(self, child: int, message: bytes, fd: int | None = None) -> bool:
+    def send(self, child: int, message: bytes, *fds: int) -> bool:
         """
         Send to one child; one that does not read for `crawler.child.PIPE_WAIT` is killed.
 
         Args:
             child: Its number.
             message: What to send.
-            fd: Open descriptor to pass with it; the caller keeps and closes his own.
+            fds: Open descriptors to pass with it, in order; the caller keeps and closes his own.
 
         Returns:
             False where the child is dead: its `on_death` comes or came.
         """
         with self._lock:
             found = self._children.get(child)
-        return found is not None and found.send(message, fd)
+        return found is not None and found.send(message, *fds)
 
     def kill(self, child: int) -> None:
         """End one child at once; its `on_death` follows. Unknown numbers are passed over."""

@@ -56,6 +56,7 @@ class Reason(enum.StrEnum):
     IMAGE_TRUNCATED = "image_truncated"
     IMAGE_BROKEN = "image_broken"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TRANSFORM_FAILED = "transform_failed"
     VERIFIER_TIMEOUT = "verifier_timeout"
     VERIFIER_DIED = "verifier_died"
     POISONED = "poisoned"
@@ -128,6 +129,9 @@ TABLE: dict[Reason, Facts] = {
     Reason.IMAGE_TRUNCATED: Facts(_P, "the image's data end before the image does", "an upload that was cut"),
     Reason.IMAGE_BROKEN: Facts(_P, "the image does not decode", "flipped bytes in a PNG"),
     Reason.TOO_MANY_PIXELS: Facts(_P, "the image has more pixels than `--max-pixels`", "a decompression bomb"),
+    Reason.TRANSFORM_FAILED: Facts(
+        _P, "the image cannot be turned into what was asked for", "more pixels than the format can hold"
+    ),
     Reason.VERIFIER_TIMEOUT: Facts(_P, "decoding took too long", "an image made to be slow"),
     Reason.VERIFIER_DIED: Facts(_P, "decoding ended the verifier, twice", "a flaw in a decoder"),
     Reason.POISONED: Facts(_P, "the downloader died three times while fetching it", "out of memory, a crash"),

@@ -368,7 +368,8 @@ class _Inline(_Conductor):
         store, opening, threads = self._coordinator.store, self._run.opening, self._run.hands.threads
 
         def make_sink(ends: Ends) -> Sink:
-            consumer = Consumer(store, opening.settings.limits, cores(), ends.ended)
+            settings = opening.settings
+            consumer = Consumer(store, settings.limits, cores(), ends.ended, settings.treatment)
             consumer.on_failed = ends.fail
             return consumer
 

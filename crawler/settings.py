@@ -10,6 +10,8 @@ import re
 
 import msgspec
 
+from crawler.treatment import Treatment
+
 #: Formats of images that can be accepted, by Pillow's names.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
 
@@ -121,5 +123,6 @@ class Settings(_Frozen, frozen=True, kw_only=True):
     politeness: Politeness = Politeness()
     retry: RetryPolicy = RetryPolicy()
     access: Access = Access()
+    treatment: Treatment = Treatment()
     #: Whether a lease brings the columns of its task's first entry, for a store that keeps them beside the image.
     with_columns: bool = False

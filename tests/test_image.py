@@ -15,7 +15,7 @@ import PIL.Image as Pillow
 import pytest
 from PIL import PngImagePlugin
 
-from crawler.consumer import image
+from crawler.consumer import image, sniff
 from crawler.consumer.image import verify
 from crawler.errors import ImageRefused
 from crawler.model import Image
@@ -366,7 +366,7 @@ class _Unreadable(io.BytesIO):
     """A file on a disk that fails beyond the first bytes."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self.tell() >= image.HEAD_SIZE:
+        if self.tell() >= sniff.HEAD_SIZE:
             raise OSError(errno.EIO, "Input/output error")
         return super().read(size)
 

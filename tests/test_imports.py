@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 HEIGHTS = {
     "crawler.reasons": 0,
     "crawler.errors": 1,
+    "crawler.treatment": 1,
     "crawler.settings": 2,
     "crawler.model": 3,
     "crawler.child": 3,  # one child and its pipe, for processes
@@ -49,17 +50,19 @@ HEIGHTS = {
 OUTSIDE = {
     "requests": ("crawler.worker.fetch", "crawler.worker.faults", "crawler.worker.guard", "crawler.worker.headers"),
     "urllib3": ("crawler.worker.fetch", "crawler.worker.faults", "crawler.worker.guard"),
-    "PIL": ("crawler.consumer.image",),
+    "PIL": ("crawler.consumer.image", "crawler.consumer.transform"),
     "tqdm": ("crawler.progress",),
     "click": ("crawler.cli.",),
     # The data of model are its structs: it is for whatever encodes, decodes or copies one.
     "msgspec": (
         "crawler.settings",
+        "crawler.treatment",
         "crawler.model",
         "crawler.processes",
         "crawler.broker.",
         "crawler.worker.",
         "crawler.consumer.messages",
+        "crawler.consumer.outputs",
         "crawler.consumer.verifier",
         "crawler.join",
         "crawler.coordinator",

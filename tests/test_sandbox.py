@@ -16,11 +16,12 @@ import pytest
 
 import crawler.consumer
 from crawler.consumer import sandbox
-from crawler.consumer.messages import Accepted, Order, Ready, Refused, decode_answer, encode
-from crawler.consumer.verifier import verify
+from crawler.consumer.image import treat, verify
+from crawler.consumer.messages import Accepted, Order, Ready, Refused, Setup, decode_answer, encode
 from crawler.errors import ImageRefused
 from crawler.processes import Crew
 from crawler.settings import Limits
+from crawler.treatment import Fit, Frames, Transform, Treatment
 from tests.conftest import ROOT, wait_until
 from tests.test_consumer import Bench, picture
 
@@ -210,10 +211,11 @@ def own_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -
 class Talk:
     """A crew with one real verifier, and what it said."""
 
-    def __init__(self) -> None:
+    def __init__(self, setup: Setup | None = None) -> None:
         self.answers: list[object] = []
         self.deaths = 0
-        self.crew = Crew("crawler.consumer.verifier", encode(Limits()), 1, self.on_message, self.on_death)
+        said = encode(setup or Setup(limits=Limits()))
+        self.crew = Crew("crawler.consumer.verifier", said, 1, self.on_message, self.on_death)
         self.crew.start()
 
     def on_message(self, _: int, message: bytes) -> None:
@@ -222,11 +224,11 @@ class Talk:
     def on_death(self, _: int) -> None:
         self.deaths += 1
 
-    def judge(self, path: Path) -> tuple[object, ...]:
-        """Return the verdict on a file."""
+    def judge(self, path: Path, *outputs: int) -> tuple[object, ...]:
+        """Return the verdict on a file; what is made of it is written to a descriptor."""
         number = len(self.answers)
         with path.open("rb") as file:
-            self.crew.send(self.crew.children()[0], encode(Order(number=number)), file.fileno())
+            self.crew.send(self.crew.children()[0], encode(Order(number=number)), file.fileno(), *outputs)
         wait_until(lambda: len(self.answers) > number)
         answer = self.answers[-1]
         assert isinstance(answer, Accepted | Refused)
@@ -297,12 +299,12 @@ def test_grown(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A verifier that keeps much memory between two images is replaced."""
     leak = """
 kept = []
-plain = verifier.verify
-def leaking(file, limits):
+plain = verifier.treat
+def leaking(*args):
     kept.append(bytearray(100 << 20))
-    return plain(file, limits)
+    return plain(*args)
 """
-    own_verifier(tmp_path, monkeypatch, leak + "verifier.verify = leaking")
+    own_verifier(tmp_path, monkeypatch, leak + "verifier.treat = leaking")
     bench.start()
     for color in range(8):
         bench.take(picture(color))
@@ -333,17 +335,64 @@ def test_a_crash_costs_one_image(bench: Bench, tmp_path: Path, monkeypatch: pyte
     """An image over which decoders crash gets its verdict; all others are stored."""
     crash = """
 import os
-plain = verifier.verify
-def crashing(file, limits):
+plain = verifier.treat
+def crashing(file, *args):
     if file.read(5) == b"CRASH":
         os._exit(139)
     file.seek(0)
-    return plain(file, limits)
+    return plain(file, *args)
 """
-    own_verifier(tmp_path, monkeypatch, crash + "verifier.verify = crashing")
+    own_verifier(tmp_path, monkeypatch, crash + "verifier.treat = crashing")
     bench.start(2)
     bad = [bench.take(b"CRASH").task.id for _ in range(3)]
     good = [bench.take(picture(color)).task.id for color in range(20)]
     results = bench.wait(23)
     assert {results[number].reason for number in bad} == {"verifier_died"}
     assert {results[number].reason for number in good} == {None}
+
+
+# ------------------------------------------------------------------ transforms
+
+
+@needs_filter
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("frames", list(Frames))
+def test_same_transforms(tmp_path: Path, format: str, frames: Frames) -> None:
+    """A confined verifier makes of every fixture, byte for byte, what is made of it outside: nothing is loaded late."""
+    asked = Treatment(transform=Transform(size=50, fit=Fit.BORDER, format=format, frames=frames))
+    talk = Talk(Setup(limits=Limits(), treatment=asked))
+    try:
+        wait_until(lambda: talk.answers)
+        for path in sorted((ROOT / "fixtures").iterdir()):
+            with open(tmp_path / "made", "w+b") as made:
+                answer = talk.judge(path, made.fileno())
+                made.seek(0)
+                assert (path.name, *answer, made.read()) == (path.name, *treated(path, asked))
+        assert talk.deaths == 0
+    finally:
+        talk.crew.close(0)
+
+
+def treated(path: Path, asked: Treatment) -> tuple[object, ...]:
+    """Return what is made of a file in this process, which nothing confines."""
+    with path.open("rb") as file:
+        try:
+            made = treat(file, Limits(), asked)
+            return made.image, made.data
+        except ImageRefused as error:
+            return error.reason, error.detail, b""
+
+
+@needs_filter
+def test_what_is_made_is_bounded(tmp_path: Path) -> None:
+    """A verifier writes no more than `max_bytes`, into what it is given for it."""
+    talk = Talk(Setup(limits=Limits(max_bytes=1000), treatment=Treatment(transform=Transform(size=400))))
+    try:
+        wait_until(lambda: talk.answers)
+        with open(tmp_path / "made", "w+b") as made:
+            reason, detail = talk.judge(ROOT / "fixtures/ImageUrl_0.jpg", made.fileno())
+            assert reason == "too_large"
+            assert str(detail).endswith("bytes after its transform")
+            assert made.seek(0, os.SEEK_END) <= 1000
+    finally:
+        talk.crew.close(0)

@@ -15,7 +15,7 @@ import click
 
 from crawler.cli.loudness import loudness
 from crawler.consumer import VERIFIER
-from crawler.consumer.messages import Ready, decode_answer, encode
+from crawler.consumer.messages import Ready, Setup, decode_answer, encode
 from crawler.errors import CrawlerError
 from crawler.processes import Crew
 from crawler.settings import Limits
@@ -95,7 +95,7 @@ def _sandbox() -> Finding:
         heard.append(message)
         news.set()
 
-    crew = Crew(VERIFIER, encode(Limits()), 1, on_message, lambda _: news.set())
+    crew = Crew(VERIFIER, encode(Setup(limits=Limits())), 1, on_message, lambda _: news.set())
     try:
         crew.start()
         news.wait(VERIFIER_WAIT)

@@ -11,6 +11,7 @@ import click
 from crawler import __version__
 from crawler.cli.common import Seconds, key_option, on_stop_signals, require_served
 from crawler.cli.loudness import is_quiet, loudness
+from crawler.cli.treatment import read_treatment, treatment_options
 from crawler.errors import UsageError
 
 
@@ -117,6 +118,7 @@ _PROXY_HELP = (
 @click.option("--max-bytes", type=_COUNT, default=50_000_000, show_default=True, help="Largest body.")
 @click.option("--max-pixels", type=_COUNT, default=64_000_000, show_default=True, help="Largest width x height.")
 @click.option("--formats", metavar="NAMES", callback=_formats, help="As jpeg,png. [jpeg,png,gif,webp,avif,bmp,tiff]")
+@treatment_options
 @click.option("--attempts", type=_COUNT, default=3, show_default=True, help="Fetches per task.")
 @click.option("--allow-net", multiple=True, metavar="CIDR", callback=_networks, help="Allow beside public addresses.")
 @click.option("--ports", metavar="LIST", callback=_ports, default=_PORTS, show_default=True, help=_PORTS_HELP)
@@ -269,6 +271,7 @@ def _settings(options: dict[str, Any]) -> Any:
             tls_verify=options["tls_verify"],
             ca_bundle=_ca_bundle(options["ca_bundle"]),
         ),
+        treatment=read_treatment(options),
     )
 
 

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from crawler.consumer.jobs import Job, Jobs
-from crawler.consumer.messages import Accepted, Order, Ready, Refused, Verdict, decode_answer, encode
+from crawler.consumer.messages import Accepted, Order, Ready, Refused, Setup, Verdict, decode_answer, encode
+from crawler.consumer.outputs import Outputs
 from crawler.consumer.store import EXTENSIONS, Store
 from crawler.errors import CrawlerError, FetchError, StorageFailed
 from crawler.model import Completion, Download, Failure, Outcome
 from crawler.processes import Crew
 from crawler.reasons import Reason
 from crawler.settings import Limits
+from crawler.treatment import Treatment
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +55,16 @@ class Consumer:
         verifiers: Number of verifier processes, at least 1.
         done: Called once for each download, from several threads: with a completion, or with a failure where the
             task can be tried again. Its spool file is gone, and the image of a stored one is durable.
+        treatment: What is made of an image.
     """
 
     def __init__(
-        self, store: Store, limits: Limits, verifiers: int, done: Callable[[Completion | Failure], None]
+        self,
+        store: Store,
+        limits: Limits,
+        verifiers: int,
+        done: Callable[[Completion | Failure], None],
+        treatment: Treatment | None = None,
     ) -> None:
         #: Why nothing can be stored any more, None while all is well. Downloads in hand are not done then.
         self.failed: CrawlerError | None = None
@@ -65,7 +73,11 @@ class Consumer:
         self._store = store
         self._done = done
         self._jobs = Jobs()
-        self._crew = Crew(VERIFIER, encode(limits), verifiers, self._on_message, self._on_death)
+        setup = Setup(limits=limits, treatment=treatment or Treatment())
+        #: Formats that a verdict may name.
+        self._formats = (setup.treatment.transform.format,) if setup.treatment.transform else tuple(EXTENSIONS)
+        self._outputs = Outputs(setup.treatment.transform is not None)
+        self._crew = Crew(VERIFIER, encode(setup), verifiers, self._on_message, self._on_death)
         self._changed = threading.Condition()
         self._pending = 0
         self._is_news = False
@@ -118,6 +130,7 @@ class Consumer:
         for thread in (self._feeder, *self._keepers):
             if thread.ident is not None:
                 thread.join(max(0.0, end_by - time.monotonic()))
+        self._outputs.close()
 
     # ------------------------------------------------------------ feeding: one thread, so that jobs keep their order
 
@@ -157,7 +170,7 @@ class Consumer:
                 self._outcomes.put((job, Refused(number=job.number, reason=Reason.INTERNAL, detail=detail)))
             return
         try:
-            self._crew.send(verifier, encode(Order(number=job.number)), descriptor)
+            self._crew.send(verifier, encode(Order(number=job.number)), descriptor, *self._outputs.open(job.number))
         finally:
             os.close(descriptor)
 
@@ -184,7 +197,7 @@ class Consumer:
             log.warning("this system confines verifiers less than it should: no %s", ", no ".join(missing))
 
     def _on_verdict(self, verifier: int, verdict: Verdict) -> None:
-        is_sound = isinstance(verdict, Refused) or verdict.image.format in EXTENSIONS
+        is_sound = isinstance(verdict, Refused) or verdict.image.format in self._formats
         job = self._jobs.judged(verifier, verdict.number) if is_sound else None
         if job is None:
             log.warning("verifier %d is not to be trusted: it judged what it was not asked", verifier)
@@ -207,7 +220,7 @@ class Consumer:
         while (judged := self._outcomes.get()) is not None:
             job, verdict = judged
             try:
-                result = self._settle(job.download, verdict)
+                result = self._settle(job, verdict)
             except StorageFailed as error:
                 self._fail(error)
                 continue
@@ -216,17 +229,20 @@ class Consumer:
                 result = _failure(job.download, Reason.INTERNAL, f"{type(error).__name__}: {error}")
             self._report(result)
 
-    def _settle(self, download: Download, verdict: Verdict) -> Completion | Failure | None:
+    def _settle(self, job: Job, verdict: Verdict) -> Completion | Failure | None:
         """Store or remove the download; None where nothing may be done any more."""
+        download = job.download
         if self.failed is not None or self._is_closed:
             log.debug("task %d is left as it is", download.task.id)
             return None
         if isinstance(verdict, Refused):
+            self._outputs.drop(job.number)
             _remove(download)
             if verdict.reason is Reason.INTERNAL:
                 return _failure(download, verdict.reason, verdict.detail)
             return _refused(download, verdict)
         try:
+            download = self._outputs.take(job.number, download)
             path = self._store.keep(Path(download.path), download.sha256, verdict.image.format)
         except FetchError as error:
             _remove(download)

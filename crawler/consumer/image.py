@@ -1,5 +1,5 @@
 """
-Verify one image: the only module that meets Pillow, and it runs only in verifiers (and in tests).
+Verify one image, and transform it where that is asked for; this runs only in verifiers (and in tests).
 
 "Verified" means that every frame decodes completely. What a file is, is judged by its first bytes, never by its name
 or by what a server called it.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy  # noqa: F401  (a decoder loads it late, and in a sandbox it could not)
 import errno
 import io
-import re
 import warnings
 from typing import BinaryIO
 
@@ -28,10 +27,13 @@ from PIL import (  # noqa: F401  (importing a plugin is what registers its forma
 )
 
 from crawler.consumer.png import check_pixels, read_layout
+from crawler.consumer.sniff import HEAD_SIZE, ends_early, format_of, refuse_by_head, webp_size
+from crawler.consumer.transform import Made, Transformer
 from crawler.errors import ImageRefused
 from crawler.model import Image
 from crawler.reasons import Reason
 from crawler.settings import Limits
+from crawler.treatment import Treatment
 
 #: Most frames of one image.
 MAX_FRAMES = 10_000
@@ -42,56 +44,6 @@ FRAMES_FACTOR = 8
 #: memory of a verifier is measured by `Limits.max_pixels`. Measured at 64 million pixels: 16 and 11.5 bytes for each,
 #: at most 8 for the others.
 WEIGHTS = {"WEBP": 2.0, "AVIF": 1.5}
-#: First bytes that are looked at to tell what a file is.
-HEAD_SIZE = 4096
-
-#: How files begin that can be decoded, by Pillow's name of the format. Most published flaws of Pillow are in the
-#: other formats, and some of those are handed to an interpreter: no setting lets them in.
-_MAGIC = {
-    name: re.compile(pattern, re.DOTALL)
-    for name, pattern in (
-        ("JPEG", rb"\xff\xd8\xff"),
-        ("PNG", rb"\x89PNG\r\n\x1a\n"),
-        ("GIF", rb"GIF8[79]a"),
-        ("WEBP", rb"RIFF....WEBP"),
-        ("AVIF", rb"....ftyp(?:avi[fs]|m[is]f1)"),
-        ("BMP", rb"BM"),
-        ("TIFF", rb"II(?:[*+]\0|\0\*)|MM(?:\0[*+]|\*\0)"),
-    )
-}
-#: How files of image formats begin that are known, and refused.
-_REFUSED_MAGIC: tuple[tuple[str, re.Pattern[bytes]], ...] = tuple(
-    (name, re.compile(pattern, re.DOTALL))
-    for name, pattern in (
-        ("EPS", rb"%!PS|\xc5\xd0\xd3\xc6"),
-        ("PSD", rb"8BPS"),
-        ("ICO", rb"\0\0[\x01\x02]\0[^\0]"),
-        ("JPEG 2000", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
-        ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL "),
-        ("JPEG XR", rb"II\xbc"),
-        ("HEIF", rb"....ftyp(?:hei[cmsx]|hev[cmsx])"),
-        ("PNM", rb"P[1-7]\s"),
-        ("DDS", rb"DDS "),
-        ("ICNS", rb"icns"),
-        ("QOI", rb"qoif"),
-        ("MNG", rb"\x8a[MJ]NG|\x8bJNG"),
-        ("FLIF", rb"FLIF"),
-        ("WMF or EMF", rb"\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF"),
-        ("SGI", rb"\x01\xda[\0\x01][\x01\x02]"),
-        ("FITS", rb"SIMPLE  ="),
-        ("XCF", rb"gimp xcf"),
-        ("DjVu", rb"AT&TFORM"),
-    )
-)
-#: Byte order marks and white space before a document's first tag.
-_BLANK = b"\xef\xbb\xbf\xff\xfe \t\r\n\f"
-#: How web pages begin, in lower case. Source: WHATWG MIME Sniffing, "identifying a resource with an unknown MIME type".
-_HTML = re.compile(
-    rb"<(?:!doctype html|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|meta)[\s>/]|<!--"
-)
-
-#: Where each of the three kinds of WebP says its size. Source: RFC 9649, sections 2.5 to 2.7.
-_WEBP_SIZE = re.compile(rb".{12}(?:VP8X.{8}(.{3})(.{3})|VP8L.{4}/(.{4})|VP8 .{7}\x9d\x01\x2a(.{2})(.{2}))", re.DOTALL)
 
 # All that Pillow loads late would not be found in a sandbox.
 Pillow.preinit()
@@ -119,16 +71,29 @@ def verify(file: BinaryIO, limits: Limits) -> Image:
     Raises:
         ImageRefused: It is no image that can be stored; the reason says why.
     """
+    return treat(file, limits, Treatment()).image
+
+
+def treat(file: BinaryIO, limits: Limits, treatment: Treatment) -> Made:
+    """
+    Verify the image in *file*, and make of it what *treatment* says.
+
+    Returns:
+        Facts about what is to be stored, and its bytes where they are others than those of the file.
+
+    Raises:
+        ImageRefused: As `verify` does, and where the transform cannot be done.
+    """
     head = file.read(HEAD_SIZE)
     refuse_by_head(head)
-    format = _format_of(head, limits.formats)
+    format = format_of(head, limits.formats)
     Pillow.MAX_IMAGE_PIXELS = limits.max_pixels
     # Pillow's other warnings are about metadata, not about pixels.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Pillow.DecompressionBombWarning)
         try:
-            return _decode(file, format, limits)
+            return _decode(file, format, limits, treatment)
         except ImageRefused:
             raise
         # Decoders raise nearly anything for hostile bytes, beside what they promise.
@@ -136,78 +101,39 @@ def verify(file: BinaryIO, limits: Limits) -> Image:
             raise _translate(error, file, head) from error
 
 
-def refuse_by_head(head: bytes) -> None:
-    """
-    Refuse what the first bytes show to be no image, or one of a format that is not decoded.
-
-    Args:
-        head: Up to `HEAD_SIZE` bytes.
-
-    Raises:
-        ImageRefused: With EMPTY, HTML, SVG, NOT_AN_IMAGE (other XML) or FORMAT_REFUSED.
-    """
-    if not head:
-        raise ImageRefused(Reason.EMPTY, "no bytes")
-    # UTF-16 is read as ASCII with zeros between.
-    text = head.replace(b"\0", b"").lstrip(_BLANK).lower()
-    if text.startswith(b"<"):
-        _refuse_markup(text)
-    for name, magic in _REFUSED_MAGIC:
-        if magic.match(head):
-            raise ImageRefused(Reason.FORMAT_REFUSED, f"{name} is not accepted")
-
-
-def _format_of(head: bytes, accepted: tuple[str, ...]) -> str:
-    """Return the format that the first bytes promise, so that no decoder but its own ever sees the file."""
-    format = next((name for name, magic in _MAGIC.items() if magic.match(head)), None)
-    if format is None:
-        raise ImageRefused(Reason.NOT_AN_IMAGE, "unknown kind of data")
-    if format not in accepted:
-        raise ImageRefused(Reason.FORMAT_REFUSED, f"{format} is not among the accepted formats")
-    return format
-
-
-def _refuse_markup(text: bytes) -> None:
-    """Refuse SVG, web pages and other XML, given in lower case; comments and declarations may come first."""
-    # A web page may hold a drawing, and a drawing a piece of a web page: what comes first is the whole.
-    whole = re.search(rb"<(?:(?:\w+:)?(svg)|!doctype html|html)[\s>]", text)
-    if whole and whole[1] and re.match(rb"<(?:\w+:)?svg|<\?xml|<!--|<!doctype svg", text):
-        raise ImageRefused(Reason.SVG, "an SVG document")
-    if whole or _HTML.match(text):
-        raise ImageRefused(Reason.HTML, "a web page")
-    if text.startswith(b"<?xml"):
-        raise ImageRefused(Reason.NOT_AN_IMAGE, "an XML document")
-
-
-def _decode(file: BinaryIO, format: str, limits: Limits) -> Image:
+def _decode(file: BinaryIO, format: str, limits: Limits, treatment: Treatment) -> Made:
     """Open the image, judge its size from the header, then decode all of it."""
     if format == "WEBP":
         # Its decoder takes the memory for two whole pictures before it tells the size of one.
-        _judge_size(_webp_size(file), format, limits.max_pixels)
+        _judge_size(webp_size(file), format, limits.max_pixels)
     with Pillow.open(file, formats=(format,)) as image:
         facts = Image(format=format, width=image.width, height=image.height)
         _judge_size(image.size, str(image.format), limits.max_pixels)
+        asked = treatment.transform
+        transformer = Transformer(asked, image, limits.max_pixels) if asked else None
         if format == "PNG":
             is_animated = bool(getattr(image, "is_animated", False))
             # Checks what loading does not: the checksums of all chunks. It uses the object up.
             image.verify()
         else:
-            _decode_frames(image, limits)
+            _decode_frames(image, limits, transformer)
     if format == "PNG":
         layout = None if is_animated else read_layout(file)
         if layout is not None:
             check_pixels(file, layout)
-        else:
+        if layout is None or transformer:
             with Pillow.open(file, formats=(format,)) as image:
-                _decode_frames(image, limits)
+                _decode_frames(image, limits, transformer)
     if format == "GIF":
         _require_trailer(file)
-    return facts
+    return transformer.make() if transformer else Made(facts)
 
 
-def _decode_frames(image: Pillow.Image, limits: Limits) -> None:
+def _decode_frames(image: Pillow.Image, limits: Limits, transformer: Transformer | None) -> None:
     """Decode one frame after the other, within the limits on their number and their pixels together."""
-    if image.format == "JPEG":
+    if image.format == "JPEG" and transformer:
+        transformer.draft(image)
+    elif image.format == "JPEG":
         # Reads every entropy-coded byte as a full decode does, but spares computing most pixels: half the time.
         image.draft("L", (1, 1))
     pixels = 0
@@ -223,6 +149,8 @@ def _decode_frames(image: Pillow.Image, limits: Limits) -> None:
                 Reason.TOO_MANY_PIXELS, f"over {limits.max_pixels * FRAMES_FACTOR} in {number + 1} frames"
             )
         image.load()
+        if transformer:
+            transformer.take(image)
     raise ImageRefused(Reason.TOO_MANY_PIXELS, f"more than {MAX_FRAMES} frames")
 
 
@@ -231,22 +159,6 @@ def _require_trailer(file: BinaryIO) -> None:
     file.seek(-1, io.SEEK_CUR)
     if file.read(1) != b";":
         raise ImageRefused(Reason.IMAGE_TRUNCATED, "no trailer after the last frame")
-
-
-def _webp_size(file: BinaryIO) -> tuple[int, int]:
-    """Return width and height that the header of a WebP tells; 1 x 1 where it is none, which the decoder refuses."""
-    file.seek(0)
-    found = _WEBP_SIZE.match(file.read(HEAD_SIZE))
-    file.seek(0)
-    if found is None:
-        return 1, 1
-    numbers = [int.from_bytes(group, "little") for group in found.groups() if group is not None]
-    # 1. VP8L: both in one number, less 1. 2. VP8X: less 1. 3. VP8: two bits of each say how to scale it.
-    if found[3] is not None:
-        return (numbers[0] & 0x3FFF) + 1, (numbers[0] >> 14 & 0x3FFF) + 1
-    if found[1] is not None:
-        return numbers[0] + 1, numbers[1] + 1
-    return numbers[0] & 0x3FFF, numbers[1] & 0x3FFF
 
 
 def _judge_size(size: tuple[int, int], format: str, max_pixels: int) -> None:
@@ -277,21 +189,5 @@ def _translate(error: Exception, file: BinaryIO, head: bytes) -> ImageRefused:
         if head[4:8] == b"ftyp" and b"avi" not in head[:64]:
             return ImageRefused(Reason.FORMAT_REFUSED, "HEIF is not accepted")
     # 4. An image, cut or broken.
-    cut = isinstance(error, EOFError) or "truncated" in str(error).lower() or _ends_early(file, head)
+    cut = isinstance(error, EOFError) or "truncated" in str(error).lower() or ends_early(file, head)
     return ImageRefused(Reason.IMAGE_TRUNCATED if cut else Reason.IMAGE_BROKEN, detail)
-
-
-def _ends_early(file: BinaryIO, head: bytes) -> bool:
-    """Tell whether the file lacks the end that its format prescribes; TIFF and AVIF prescribe none."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - 4096))
-    tail = file.read()
-    if head.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in tail
-    if head.startswith(b"\x89PNG"):
-        return b"IEND" not in tail
-    if head.startswith(b"GIF8"):
-        return not tail.rstrip(b"\0").endswith(b";")
-    if head.startswith(b"RIFF"):
-        return size < int.from_bytes(head[4:8], "little") + 8
-    return head.startswith(b"BM") and size < int.from_bytes(head[2:6], "little")

@@ -1,8 +1,9 @@
 """
 What a consumer and its verifiers say to each other over their pipe.
 
-A verifier says `Ready` once. For each `Order`, which is followed by an open descriptor, it answers `Accepted` or
-`Refused`, in the order in which the orders came.
+A verifier gets a `Setup` and says `Ready` once. For each `Order`, which is followed by an open descriptor of the
+download, and of an empty file where images are transformed, it answers `Accepted` or `Refused`, in the order in which
+the orders came.
 """
 
 from __future__ import annotations
@@ -12,10 +13,18 @@ import msgspec
 from crawler.model import Image
 from crawler.reasons import Reason
 from crawler.settings import Limits
+from crawler.treatment import Treatment
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """Base of the messages: fields go by position, after the name where there is a choice."""
+
+
+class Setup(_Message, frozen=True, kw_only=True):
+    """What a verifier is told before its first order."""
+
+    limits: Limits
+    treatment: Treatment = Treatment()
 
 
 class Order(_Message, frozen=True, kw_only=True):
@@ -36,6 +45,7 @@ class Accepted(_Message, frozen=True, kw_only=True, tag="accepted"):
     """The image decodes completely."""
 
     number: int
+    #: What is to be stored: the image as it is, or as it was written into the file that came with the order.
     image: Image
     #: Whether the verifier has done its share, or has grown: it wants to be replaced.
     is_worn: bool = False
@@ -55,18 +65,18 @@ Verdict = Accepted | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _order_decoder = msgspec.msgpack.Decoder(Order)
-_limits_decoder = msgspec.msgpack.Decoder(Limits)
+_setup_decoder = msgspec.msgpack.Decoder(Setup)
 _answer_decoder: msgspec.msgpack.Decoder[Ready | Verdict] = msgspec.msgpack.Decoder(Ready | Accepted | Refused)
 
 
-def encode(message: Order | Ready | Verdict | Limits) -> bytes:
+def encode(message: Setup | Order | Ready | Verdict) -> bytes:
     """Return *message* as bytes for the pipe."""
     return _encoder.encode(message)
 
 
-def decode_limits(data: bytes) -> Limits:
-    """Return the limits that a verifier gets as its setup."""
-    return _limits_decoder.decode(data)
+def decode_setup(data: bytes) -> Setup:
+    """Return the setup in *data*."""
+    return _setup_decoder.decode(data)
 
 
 def decode_order(data: bytes) -> Order:

@@ -97,12 +97,13 @@ def room_for(max_pixels: int) -> int:
     return max(ROOM, ROOM_PER_PIXEL * max_pixels)
 
 
-def confine(room: int) -> list[str]:
+def confine(room: int, file_size: int = 0) -> list[str]:
     """
     Give up for good what decoding does not need; to be called in a process with one thread.
 
     Args:
         room: Bytes of address space beyond what is mapped now.
+        file_size: Largest size that a file which it is sent may get by its writing.
 
     Returns:
         What is not in force because this system does not offer it, in words for people; mostly nothing.
@@ -111,7 +112,7 @@ def confine(room: int) -> list[str]:
     wanted = [
         ("memory", "RLIMIT_AS", space + room if space else None),
         ("open files", "RLIMIT_NOFILE", MAX_FILES),
-        ("writing files", "RLIMIT_FSIZE", 0),
+        ("writing files", "RLIMIT_FSIZE", file_size),
         ("processes", "RLIMIT_NPROC", 0),
         ("core dumps", "RLIMIT_CORE", 0),
     ]

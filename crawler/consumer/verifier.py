@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy  # noqa: F401  (a decoder loads it late, and nothing can be loaded in the sandbox)
+import errno
 import io
 import os
 import sys
@@ -18,8 +19,19 @@ from multiprocessing.reduction import recv_handle
 import msgspec
 
 from crawler.consumer import sandbox
-from crawler.consumer.image import verify
-from crawler.consumer.messages import Accepted, Order, Ready, Refused, Verdict, decode_limits, decode_order, encode
+from crawler.consumer.image import treat
+from crawler.consumer.messages import (
+    Accepted,
+    Order,
+    Ready,
+    Refused,
+    Setup,
+    Verdict,
+    decode_order,
+    decode_setup,
+    encode,
+)
+from crawler.consumer.transform import warm_up as warm_up_transform
 from crawler.errors import ImageRefused
 from crawler.processes import child_main
 from crawler.reasons import Reason
@@ -52,10 +64,12 @@ class Wear:
         return self._images >= MAX_IMAGES or sandbox.mapped(self._statm) > self._largest
 
 
-def warm_up() -> None:
+def warm_up(setup: Setup) -> None:
     """Have Pillow load what it loads at the first image."""
     with contextlib.suppress(ImageRefused):
-        verify(io.BytesIO(b"BM, but no bitmap"), Limits())
+        treat(io.BytesIO(b"BM, but no bitmap"), Limits(), setup.treatment)
+    if setup.treatment.transform:
+        warm_up_transform(setup.treatment.transform)
 
 
 def hush() -> None:
@@ -71,34 +85,54 @@ def serve(connection: Connection, setup: bytes) -> None:
     Answer orders until the pipe is closed.
 
     Args:
-        connection: Pipe to the consumer; a descriptor follows each order.
-        setup: Encoded `Limits`.
+        connection: Pipe to the consumer; descriptors follow each order.
+        setup: Encoded `Setup`.
 
     Raises:
         EOFError: The consumer closed the pipe.
     """
-    limits = decode_limits(setup)
-    room = sandbox.room_for(limits.max_pixels)
+    told = decode_setup(setup)
+    room = sandbox.room_for(told.limits.max_pixels)
     hush()
-    warm_up()
+    warm_up(told)
     wear = Wear(room)
-    connection.send_bytes(encode(Ready(missing=sandbox.confine(room))))
+    is_making = told.treatment.transform is not None
+    missing = sandbox.confine(room, file_size=told.limits.max_bytes if is_making else 0)
+    connection.send_bytes(encode(Ready(missing=missing)))
     while True:
         order = decode_order(connection.recv_bytes())
         descriptor = recv_handle(connection)
+        output = recv_handle(connection) if is_making else None
         sandbox.allow_cpu(CPU_SECONDS)
-        verdict = _judge(order, descriptor, limits)
+        verdict = _judge(order, descriptor, output, told)
         connection.send_bytes(encode(msgspec.structs.replace(verdict, is_worn=wear.count())))
 
 
-def _judge(order: Order, descriptor: int, limits: Limits) -> Verdict:
-    """Verify the image in *descriptor* and close it."""
-    with open(descriptor, "rb") as file:
+def _judge(order: Order, descriptor: int, output: int | None, setup: Setup) -> Verdict:
+    """Verify the image in *descriptor*, write what is made of it to *output*, and close both."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(descriptor, "rb"))
+        made_file = stack.enter_context(open(output, "wb", buffering=0)) if output is not None else None
         try:
-            return Accepted(number=order.number, image=verify(file, limits))
+            made = treat(file, setup.limits, setup.treatment)
+            if made_file is not None and made.data is not None:
+                _write(made_file, made.data)
+            return Accepted(number=order.number, image=made.image)
         except ImageRefused as error:
             reason, detail = _blame(error)
             return Refused(number=order.number, reason=reason, detail=detail[:MAX_DETAIL])
+
+
+def _write(file: io.FileIO, data: bytes) -> None:
+    """Write all of *data*, or refuse what is larger than this process may write."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[file.write(view) :]
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise ImageRefused(Reason.TOO_LARGE, f"{len(data)} bytes after its transform") from error
 
 
 def _blame(error: ImageRefused) -> tuple[Reason, str]:

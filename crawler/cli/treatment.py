@@ -1,0 +1,74 @@
+"""The options of `seed` that say what is done with an image before it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from crawler.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Largest N of --resize.
+MAX_SIZE = 16_383
+FITS = ("keep-ratio", "keep-ratio-largest", "center-crop", "border")
+#: What --encode takes; names of formats in lower case.
+ENCODINGS = ("jpeg", "png", "webp", "avif")
+
+_OPTIONS = (
+    click.option("--resize", type=click.IntRange(1, MAX_SIZE), metavar="N", help="Bring images to N pixels."),
+    click.option("--resize-mode", type=click.Choice(FITS), help="What N is; see README. [keep-ratio]"),
+    click.option("--resize-only-if-bigger", is_flag=True, help="Leave the size of smaller images as it is."),
+    click.option("--encode", type=click.Choice(ENCODINGS), help="Write images anew. [jpeg with --resize, else not]"),
+    click.option("--quality", type=click.IntRange(1, 100), help="Of what is encoded. [95; avif 80]"),
+    click.option("--frames", type=click.Choice(["first", "all"]), help="Of animations encoded anew. [first]"),
+)
+
+
+def treatment_options(command: F) -> F:
+    """Give a command the options of this file."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def read_treatment(options: dict[str, Any]) -> Any:
+    """
+    Return what the options say.
+
+    Raises:
+        UsageError: One of them has no meaning without another.
+    """
+    from crawler.treatment import Treatment
+
+    return Treatment(transform=_transform(options))
+
+
+def _transform(options: dict[str, Any]) -> Any:
+    from crawler.treatment import QUALITIES, Fit, Frames, Transform
+
+    if not options["resize"]:
+        _refuse(options, ("resize_mode", "resize_only_if_bigger"), "--resize")
+        if not options["encode"]:
+            _refuse(options, ("quality", "frames"), "--resize or --encode")
+            return None
+    format = (options["encode"] or "jpeg").upper()
+    if format == "PNG":
+        _refuse(options, ("quality",), "another --encode than png, which loses nothing")
+    return Transform(
+        size=options["resize"] or 0,
+        fit=Fit(options["resize_mode"] or FITS[0]),
+        only_if_bigger=options["resize_only_if_bigger"],
+        format=format,
+        quality=options["quality"] or QUALITIES[format],
+        frames=Frames(options["frames"] or "first"),
+    )
+
+
+def _refuse(options: dict[str, Any], names: tuple[str, ...], needed: str) -> None:
+    """Refuse options that are given, of *names*, where what they need is not."""
+    for name in names:
+        if options[name]:
+            raise UsageError(f"--{name.replace('_', '-')} goes with {needed}")
