@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ LIMIT = 30.0
 #: Seconds between two looks at who has ended.
 LOOK = 0.1
 LAUNCHER = Path(__file__).with_name("coordinator.py")
+WORKER = Path(__file__).with_name("worker.py")
 #: Modules of children, by the name of the role.
 CHILDREN = {"downloader": "crawler.worker.downloader", "verifier": "crawler.consumer.verifier"}
 
@@ -33,6 +35,8 @@ class Shape(NamedTuple):
     threads: int
     #: Seconds that a lease lives.
     lease_life: float
+    #: Fetches at a time from one host.
+    per_host: int = 8
 
 
 class Member:
@@ -43,8 +47,12 @@ class Member:
         self._command = command
         self._folder = folder
         self.log = folder / f"{name}.log"
+        #: Where a worker leaves its session.
+        self.note = folder / f"{name}.session"
         #: Exit statuses so far; negative for a signal.
         self.ends: list[int] = []
+        #: Held while it is started again or sent a signal, so that none reaches a stranger.
+        self._lock = threading.Lock()
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -59,13 +67,24 @@ class Member:
 
     def again(self) -> None:
         """Note how it ended, and start it once more."""
-        self.ends.append(self.process.wait(LIMIT))
-        self.process = self._start()
+        with self._lock:
+            self.ends.append(self.process.wait(LIMIT))
+            self.process = self._start()
 
-    def send(self, number: signal.Signals, group: bool = False) -> None:
-        """Send a signal, to it alone or with all its children."""
-        with contextlib.suppress(ProcessLookupError):
-            (os.killpg if group else os.kill)(self.process.pid, number)
+    def send(self, number: signal.Signals) -> bool:
+        """Send a signal to it alone; tell whether it was there."""
+        with self._lock:
+            if self.process.poll() is not None:
+                return False
+            self.process.send_signal(number)
+            return True
+
+    def stop(self) -> int | None:
+        """Stop it with all its children until somebody continues its process group; return that, None without one."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGSTOP)
+            return self.process.pid
+        return None
 
     def children(self, role: str) -> list[int]:
         """Return the process ids of its children of a role, sorted."""
@@ -79,8 +98,9 @@ class Member:
 
     def kill(self) -> None:
         """Kill it with everything it started, and wait for its end."""
-        self.send(signal.SIGCONT, group=True)
-        self.send(signal.SIGKILL, group=True)
+        for number in (signal.SIGCONT, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
         self.process.wait(LIMIT)
 
 
@@ -104,6 +124,8 @@ class Fleet:
         self.clock.write_bytes(struct.pack("d", 0.0))
         #: Held while somebody must not be started again.
         self.hold = threading.Lock()
+        #: completions.jsonl as it was whenever the coordinator had ended: (size of its whole lines, their SHA-256).
+        self.kept: list[tuple[int, str]] = []
         self._done = threading.Event()
         (folder / "urls.txt").write_text("".join(f"{url}\n" for url in urls))
         subprocess.run([*_crawler(), "keygen", str(folder / "key")], check=True, capture_output=True, timeout=LIMIT)
@@ -124,15 +146,25 @@ class Fleet:
         return [
             *(sys.executable, "-P", str(LAUNCHER), str(self.shape.lease_life), str(self.clock)),
             *("seed", "urls.txt", "-o", str(self.out), "--workers", "0", "--listen", f"127.0.0.1:{port}"),
-            *("--key", "key", "--allow-net", "127.0.0.0/8", "--per-host", "8", "--pause-limit", "60"),
+            *("--key", "key", "--allow-net", "127.0.0.0/8", "--per-host", str(self.shape.per_host)),
+            *("--pause-limit", "60"),
         ]
 
     def _worker(self, number: int, port: int) -> list[str]:
         # The last one cannot write the store: its downloads go over the result queue.
         store = ["--store", "none"] if number == self.shape.workers - 1 else []
         return [
-            *(*_crawler(), "worker", f"127.0.0.1:{port}", "--key", "key", "--give-up", "600", *store),
-            *("--processes", "2", "--threads", str(self.shape.threads)),
+            *(
+                sys.executable,
+                "-P",
+                str(WORKER),
+                f"worker-{number}.session",
+                "worker",
+                f"127.0.0.1:{port}",
+                "--key",
+                "key",
+            ),
+            *("--give-up", "600", "--processes", "2", "--threads", str(self.shape.threads), *store, "-v"),
         ]
 
     def _wait_served(self) -> None:
@@ -154,9 +186,17 @@ class Fleet:
             with self.hold:
                 if self.coordinator.look() == 0:
                     return
+                if self.coordinator.look() is not None:
+                    self._remember()
                 for member in self.members:
                     if member.look() is not None:
                         member.again()
+
+    def _remember(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            data = (self.out / "completions.jsonl").read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            self.kept.append((len(whole), hashlib.sha256(whole).hexdigest()))
 
     def is_served(self) -> bool:
         """Tell whether the coordinator listens: it has opened its ledger and its store by then."""
@@ -168,14 +208,16 @@ class Fleet:
         """Tell whether the coordinator has ended with 0."""
         return self.coordinator.look() == 0
 
-    def in_hand(self) -> int:
-        """Return the number of tasks that are leased at the moment, as the ledger has it."""
+    def in_hand(self, worker: Member | None = None) -> int:
+        """Return the number of tasks that are leased at the moment, to *worker* or to all, as the ledger has it."""
+        session = worker.note.read_text() if worker and worker.note.exists() else ""
         with contextlib.suppress(sqlite3.Error):
             db = sqlite3.connect(f"file:{self.out / 'ledger.db'}?mode=ro", uri=True, timeout=5)
             with contextlib.closing(db):
-                found: int = db.execute("SELECT count(*) FROM leases WHERE task > 0").fetchone()[0]
+                query = "SELECT count(*) FROM leases WHERE task > 0 AND (session = ? OR ?)"
+                found: int = db.execute(query, (session, worker is None)).fetchone()[0]
                 return found
-        return self.shape.workers * 2 * self.shape.threads
+        return 0
 
     def wait(self, deadline: float) -> bool:
         """Wait for the end of the run until *deadline* (monotonic); return whether it has ended."""

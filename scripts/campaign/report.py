@@ -12,19 +12,21 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from scripts.campaign.fleet import Fleet
-from tests.site import Site, mixed, photo
+from tests.site import mixed, photo
 
-#: Seconds after which the site answers, so that something is in flight whenever a fault comes.
-DELAY = 0.2
 #: Exit statuses that a member may have: well, stopped, the disk failed, killed by us, SIGTERM before it could listen.
 EXPECTED = (0, 75, 74, -9, -15)
 #: What a fault of the campaign itself may end a task with, and how many of which faults that takes.
 OURS = {"poisoned": ("kill downloader", 3), "verifier_died": ("kill verifier", 2)}
+#: Times that the site is asked for what it cuts off, before that is recorded.
+ATTEMPTS = 3
+#: What a worker says of ends that the queue refused, and of leases that it gave up by its own clock.
+LATE, OVER = "came too late", "leases ran out"
 
 
-def path_of(number: int) -> str:
-    """Return the path of line *number* of the campaign's list."""
-    return f"/slow/{DELAY}{mixed(number)}"
+def path_of(number: int, answer: float) -> str:
+    """Return the path of line *number* of a list whose URLs are answered after *answer* seconds."""
+    return f"/slow/{answer}{mixed(number)}"
 
 
 def expected(path: str) -> tuple[str | None, str | None]:
@@ -35,72 +37,117 @@ def expected(path: str) -> tuple[str | None, str | None]:
     return {"missing": "http_not_found", "html": "html", "truncated": "truncated"}[kind], None
 
 
+def fetches(path: str) -> int:
+    """Return how often an undisturbed run fetches *path*."""
+    return ATTEMPTS if expected(path)[0] == "truncated" else 1
+
+
 class Report(NamedTuple):
     """What a run came to."""
 
     attempted: int
     recorded: int
-    #: URLs without a record, or whose image is not in the store with its bytes.
+    #: URLs without a record, or whose image is not in the store.
     lost: int
     #: Tasks with more than one record.
     duplicated: int
+    #: Images in the store with other bytes than their record says.
+    wrong_files: int
     #: Tasks that were fetched more often than an undisturbed run would, and ended as they must.
     recovered: int
-    #: Fetches beyond those of an undisturbed run, and tasks that were leased at the moments of the faults, added up.
+    #: Fetches beyond those of an undisturbed run.
     extra_fetches: int
+    #: Tasks that the victims held at the moments of the faults, added up.
     in_hand: int
     #: Images in the store that no record names, left by kills between storing and recording.
     orphans: int
+    #: Ends that the queue refused because their leases were over, and leases that workers gave up by their own clock.
+    refused: int
+    given_up: int
     #: What must not be, a line each.
     unexpected: list[str]
 
     @property
     def is_good(self) -> bool:
         """Tell whether every promise was kept."""
-        return not (self.lost or self.duplicated or self.unexpected)
+        return not (self.lost or self.duplicated or self.wrong_files or self.unexpected)
 
 
-def judge(fleet: Fleet, site: Site, urls: list[str], faults: Counter[str], in_hand: int) -> Report:
-    """Count."""
-    found = _records(fleet.out)
-    by_url: dict[str, list[dict[str, Any]]] = {}
-    for record in found:
-        by_url.setdefault(record["url"], []).append(record)
-    fetched = Counter(request.path for request in site.requests)
-    unexpected, lost, recovered, extra = [], 0, 0, 0
-    spared = Counter({reason: faults[name] // least for reason, (name, least) in OURS.items()})
-    for url in urls:
+class _Judge:
+    """Counts what became of each URL."""
+
+    def __init__(self, out: Path, fetched: Counter[str], faults: Counter[str]) -> None:
+        self._out = out
+        self._fetched = fetched
+        self._spared = Counter({reason: faults[name] // least for reason, (name, least) in OURS.items()})
+        self.records = _records(out)
+        self.by_url: dict[str, list[dict[str, Any]]] = {}
+        for record in self.records:
+            self.by_url.setdefault(record["url"], []).append(record)
+        self.counts = Counter[str]()
+        self.unexpected: list[str] = []
+
+    def judge(self, url: str) -> None:
+        """Count one URL."""
         path = urlsplit(url).path
+        beyond = max(0, self._fetched[path] - fetches(path))
+        self.counts["extra"] += beyond
+        if url not in self.by_url:
+            self.counts["lost"] += 1
+        elif self._is_right(path, self.by_url[url][-1]):
+            self.counts["recovered"] += beyond > 0
+
+    def _is_right(self, path: str, record: dict[str, Any]) -> bool:
         reason, digest = expected(path)
-        beyond = max(0, fetched[path] - (3 if reason == "truncated" else 1))
-        extra += beyond
-        if url not in by_url:
-            lost += 1
-            continue
-        record = by_url[url][-1]
         if (record["reason"], record["sha256"]) != (reason, digest):
-            if spared[record["reason"]] > 0:
-                spared[record["reason"]] -= 1
-            else:
-                unexpected.append(f"{path}: {record['reason'] or record['sha256']} ({record.get('detail')})")
-        elif digest is not None and not _is_whole(fleet.out / record["path"], digest):
-            lost += 1
-            unexpected.append(f"{path}: recorded as stored, and {record['path']} is not there with its bytes")
-        else:
-            recovered += beyond > 0
-    unexpected += [f"recorded and never listed: {url}" for url in by_url.keys() - set(urls)]
-    named = {record["path"] for record in found if record["path"]}
-    kept = [str(file.relative_to(fleet.out)) for file in (fleet.out / "images").glob("??/*")]
+            self._spare(path, record)
+            return False
+        fault = None if digest is None else _fault(self._out / record["path"], digest)
+        if fault:
+            self.counts[fault] += 1
+            self.unexpected.append(f"{path}: recorded as stored, and {record['path']} is {fault.replace('_', ' ')}")
+        return not fault
+
+    def _spare(self, path: str, record: dict[str, Any]) -> None:
+        """Pass what the campaign itself may have caused, as often as it may have."""
+        if self._spared[record["reason"]] > 0:
+            self._spared[record["reason"]] -= 1
+            return
+        self.unexpected.append(f"{path}: {record['reason'] or record['sha256']} ({record.get('detail')})")
+
+
+def judge(fleet: Fleet, fetched: Counter[str], urls: list[str], faults: Counter[str], in_hand: int) -> Report:
+    """
+    Count.
+
+    Args:
+        fleet: What ran, and where it left what it brought.
+        fetched: How often the site was asked for each path.
+        urls: The list.
+        faults: What was done, by kind.
+        in_hand: Tasks that the victims held, added up.
+    """
+    found = _Judge(fleet.out, fetched, faults)
+    for url in urls:
+        found.judge(url)
+    strangers = [f"recorded and never listed: {url}" for url in found.by_url.keys() - set(urls)]
+    named = {record["path"] for record in found.records if record["path"]}
+    kept = {str(file.relative_to(fleet.out)) for file in (fleet.out / "images").glob("??/*")}
+    said = "".join(member.log.read_text("utf-8", "replace") for member in fleet.members)
+    wrong = _ledger(fleet.out, len(found.records)) + _forgotten(fleet) + _ends(fleet)
     return Report(
         attempted=len(urls),
-        recorded=len(by_url),
-        lost=lost,
-        duplicated=sum(len(lines) > 1 for lines in by_url.values()),
-        recovered=recovered,
-        extra_fetches=extra,
+        recorded=len(found.by_url),
+        lost=found.counts["lost"],
+        duplicated=sum(len(lines) > 1 for lines in found.by_url.values()),
+        wrong_files=found.counts["wrong"],
+        recovered=found.counts["recovered"],
+        extra_fetches=found.counts["extra"],
         in_hand=in_hand,
-        orphans=len(set(kept) - named),
-        unexpected=unexpected + _ledger(fleet.out, len(found)) + _ends(fleet),
+        orphans=len(kept - named),
+        refused=_sum(said, LATE),
+        given_up=_sum(said, OVER),
+        unexpected=found.unexpected + strangers + wrong,
     )
 
 
@@ -109,8 +156,16 @@ def _records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def _is_whole(file: Path, digest: str) -> bool:
-    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest
+def _fault(file: Path, digest: str) -> str:
+    """Tell what is wrong with an image, "" where nothing is."""
+    if not file.is_file():
+        return "lost"
+    return "" if hashlib.sha256(file.read_bytes()).hexdigest() == digest else "wrong"
+
+
+def _sum(said: str, text: str) -> int:
+    """Add up the numbers with which lines begin that say *text*."""
+    return sum(int(line.split()[0]) for line in said.splitlines() if text in line and line.split()[0].isdigit())
 
 
 def _ledger(out: Path, lines: int) -> list[str]:
@@ -125,6 +180,15 @@ def _ledger(out: Path, lines: int) -> list[str]:
         f"{leases} leases at the end": leases > 0,
     }
     return [text for text, holds in wrong.items() if holds]
+
+
+def _forgotten(fleet: Fleet) -> list[str]:
+    """Hold completions.jsonl against what it was whenever the coordinator had ended: it may only grow."""
+    if not fleet.kept:
+        return []
+    data = (fleet.out / "completions.jsonl").read_bytes()
+    lost = sum(hashlib.sha256(data[:size]).hexdigest() != digest for size, digest in fleet.kept)
+    return [f"completions.jsonl does not begin as it was after {lost} ends of the coordinator"] if lost else []
 
 
 def _ends(fleet: Fleet) -> list[str]:
