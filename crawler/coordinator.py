@@ -28,6 +28,7 @@ from crawler.consumer.store import DirectoryStore
 from crawler.errors import CrawlerError, OutUnusable, UsageError
 from crawler.model import Download, Welcome
 from crawler.out import Out
+from crawler.room import RoomWatch
 from crawler.settings import Settings
 from crawler.treatment import Transform, describe
 from crawler.worker.outbox import Outbox
@@ -52,6 +53,8 @@ class Opening(NamedTuple):
     pause_limit: float = 600.0
     #: Whether images that are stored are asked for again, if they have changed.
     refresh: bool = False
+    #: Bytes that must be free on the disks of OUT and of the store. 0 is no such limit.
+    min_free: int = 0
 
 
 class Serving(NamedTuple):
@@ -94,6 +97,8 @@ class Coordinator:
         except BaseException:
             self.ledger.close()
             raise
+        self._room = RoomWatch((out.path, self.images), opening.min_free, self.queue.block)
+        self._room.start()
         self._completions.start()
         self._server: QueueServer | None = None
         self._consumer: Consumer | None = None
@@ -114,9 +119,13 @@ class Coordinator:
             store = DirectoryStore(self.images)
             store.create()
         except OSError as error:
-            raise OutUnusable(f"the store {self.images} cannot be made: {error.strerror}") from error
+            raise OutUnusable(
+                f"the store {self.images} cannot be made: {error.strerror}; name another with --store"
+            ) from error
         if not os.access(self.images, os.W_OK | os.X_OK):
-            raise OutUnusable(f"the store {self.images} cannot be written")
+            raise OutUnusable(
+                f"the store {self.images} cannot be written: name another with --store, or change whose it is"
+            )
         self.ledger.change(lambda changes: changes.set_meta("store", str(self.images)))
         return store
 
@@ -212,6 +221,7 @@ class Coordinator:
             stack.callback(self._completions.close)
             stack.callback(self._sweep_left)
             stack.callback(self.queue.close)
+            stack.callback(self._room.close)
             if self._consumer is not None:
                 stack.callback(self._outbox.close)
                 stack.callback(self._outbox.flush, END_WAIT)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from crawler import __version__
+from crawler import __version__, descriptors
 from crawler.broker import ResultQueue, TaskQueue
 from crawler.broker.keys import load
 from crawler.broker.manager import QueueClient, Service
@@ -104,6 +104,7 @@ def work(joining: Joining, began: Callable[[Worker], None]) -> QueueStatus:
     Raises:
         CrawlerError: It cannot go on; the error says why.
     """
+    descriptors.require(joining.threads)
     client = connect(joining.address, joining.key, joining.patience)
     try:
         return _work(client, joining, began)

@@ -67,7 +67,8 @@ class Out:
             self.run.chmod(0o700)
             descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise OutUnusable(f"{self.path} cannot be used: {error.strerror}") from error
+            where = "choose another folder with -o, or see to it that this user may write here"
+            raise OutUnusable(f"{self.path} cannot be used: {error.strerror}; {where}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

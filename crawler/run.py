@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from crawler import descriptors
 from crawler.consumer import Consumer
 from crawler.coordinator import Coordinator, Opening, Serving
 from crawler.errors import CrawlerError, Stopped, UsageError
 from crawler.join import Ended, Joining, connect, greet
 from crawler.model import QueueStatus, Role, Stats
-from crawler.out import Out
+from crawler.out import Hold, Out
 from crawler.processes import Crew
 from crawler.producer import Reading, Source, from_path, from_urls
 from crawler.progress import Watch
+from crawler.room import await_room
 from crawler.settings import Politeness, Settings
 from crawler.summary import Summary
 from crawler.worker import Ends, Plan, Sink, Worker
@@ -99,7 +101,7 @@ def seed(run: Run, stop: Stop, watch: Watch) -> Summary:
         CrawlerError: It cannot begin or go on; the error says why. Nothing acknowledged is lost.
     """
     began = time.monotonic()
-    with run.out.hold():
+    with _take(run, stop):
         conductor = _Conductor(run, stop, watch)
         try:
             conductor.begin()
@@ -107,6 +109,16 @@ def seed(run: Run, stop: Stop, watch: Watch) -> Summary:
         finally:
             conductor.close()
         return conductor.summary(time.monotonic() - began)
+
+
+def _take(run: Run, stop: Stop) -> Hold:
+    """Take OUT for this process, when there is room to begin."""
+    if run.hands.workers:
+        descriptors.require(run.hands.threads)
+    opening = run.opening
+    if run.out.served_at() is None:
+        await_room((run.out.path, opening.store or run.out.images), opening.pause_limit, stop.asked.wait)
+    return run.out.hold()
 
 
 class _Conductor:
@@ -338,9 +350,9 @@ def crawl(
     run = Run([source], Out(Path(out)), opening, hands=Hands(workers=0 if inline else 1, threads=threads))
     if not inline:
         return seed(run, Stop(), watch or Watch())
-    began = time.monotonic()
-    with run.out.hold():
-        conductor = _Inline(run, Stop(), watch or Watch())
+    began, stop = time.monotonic(), Stop()
+    with _take(run, stop):
+        conductor = _Inline(run, stop, watch or Watch())
         try:
             conductor.begin()
             conductor.conduct()

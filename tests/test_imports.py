@@ -25,6 +25,8 @@ HEIGHTS = {
     "crawler.errors": 1,
     "crawler.treatment": 1,
     "crawler.settings": 2,
+    "crawler.room": 2,  # on disks
+    "crawler.descriptors": 2,
     "crawler.model": 3,
     "crawler.child": 3,  # one child and its pipe, for processes
     "crawler.broker": 4,  # the verbs; what stands beside that file is a backend

@@ -173,6 +173,16 @@ class Ends:
         if begins:
             log.warning("nothing can be stored (%s): waiting up to %.0f s", detail, self._terms.pause_limit)
 
+    def block(self, why: str | None) -> None:
+        """Begin a pause in which nothing is handed out, or end it."""
+        with self._state.lock:
+            self._state.trouble.block(why, self._state.now())
+            self._state.lock.notify_all()
+        if why is None:
+            log.warning("there is room again")
+        else:
+            log.warning("%s: waiting up to %.0f s", why, self._terms.pause_limit)
+
     def lose(self, session: str, tokens: list[int]) -> None:
         """Charge a loss to the tasks of leases whose child died; those with too many get their record."""
         with self._state.lock:

@@ -178,7 +178,7 @@ class LocalTaskQueue:
     def _grant(self, holder: Session, number: int, count: int, give_up: float) -> Grant | None:
         status, now = self._state.status(), self._state.now()
         if self._state.trouble.since is not None:  # one task at a time shows whether it is over
-            count = 1 - min(1, self._state.frontier.leased())
+            count = 0 if self._state.trouble.is_blocked else 1 - min(1, self._state.frontier.leased())
         if holder.outage.since is not None:  # the same, for this machine
             count = min(count, int(now >= holder.outage.next_probe and not self._state.frontier.tokens(holder.id)))
         held = self._state.frontier.lease(holder.id, count, now) if status is QueueStatus.OPEN and count else []
@@ -259,6 +259,10 @@ class LocalTaskQueue:
     def local_fault(self, detail: str) -> None:
         """Note a failure at the coordinator that is its own fault; several in a row pause the run."""
         self._ends.local_fault(detail)
+
+    def block(self, why: str | None) -> None:
+        """Hand out nothing for the reason *why*, until it is called with None; for as long as the pause limit."""
+        self._ends.block(why)
 
     def revive(self, session: str, choice: Choice) -> dict[str, int]:
         """Put tasks back that have their record: see TaskQueue."""

@@ -10,6 +10,7 @@ import click
 
 from crawler import __version__
 from crawler.cli.common import Seconds, key_option, on_stop_signals, require_served
+from crawler.cli.disk import disk_options
 from crawler.cli.loudness import is_quiet, loudness
 from crawler.cli.treatment import read_treatment, treatment_options
 from crawler.errors import UsageError
@@ -135,7 +136,7 @@ _PROXY_HELP = (
 @click.option("--keep-open", is_flag=True, help="Go on waiting for more lists (--to) when all are done.")
 @click.option("--refresh", is_flag=True, help="Ask again for what is stored, and fetch it where it has changed.")
 @click.option("--grace", type=_POSITIVE, default=25.0, show_default=True, help="Seconds to end when stopped.")
-@click.option("--pause-limit", type=_POSITIVE, default=600.0, show_default=True, help="Seconds to wait on a full disk.")
+@disk_options
 @click.option("--strict", is_flag=True, help="Exit with 3 where a task failed.")
 @loudness
 @click.pass_context
@@ -192,17 +193,26 @@ def _add(sources: list[Any], to: str, key: str | None, stop: Any, quiet: bool) -
 
 
 def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: dict[str, Any]) -> int:
+    from crawler import descriptors
     from crawler.coordinator import Opening
     from crawler.out import Out
     from crawler.progress import Bar
     from crawler.run import Hands, Run, seed
 
+    descriptors.raise_limit()  # each machine that joins takes some connections
     out = Path(options["out"] or _beside(sources[0].path))
     store = None if options["store"] is None else Path(options["store"])
     run = Run(
         sources=sources,
         out=Out(out),
-        opening=Opening(store, _settings(options), options["keep_open"], options["pause_limit"], options["refresh"]),
+        opening=Opening(
+            store,
+            _settings(options),
+            keep_open=options["keep_open"],
+            pause_limit=options["pause_limit"],
+            refresh=options["refresh"],
+            min_free=options["min_free"],
+        ),
         serving=_serving(options["listen"], key),
         hands=Hands(options["workers"], options["processes"] or 0, options["threads"]),
         grace=options["grace"],

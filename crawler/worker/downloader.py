@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from crawler.descriptors import raise_limit
 from crawler.processes import child_main
 from crawler.worker.messages import Events, decode_feed, decode_setup, encode
 from crawler.worker.threads import FetchThreads
@@ -15,7 +15,7 @@ from crawler.worker.threads import FetchThreads
 def serve(connection: Connection, setup: bytes) -> None:
     """Fetch what the worker feeds, until the pipe ends."""
     told = decode_setup(setup)
-    _raise_file_limit()
+    raise_limit()
 
     def report(events: Events) -> None:
         # Where the worker is gone, so is this process in a moment.
@@ -26,13 +26,6 @@ def serve(connection: Connection, setup: bytes) -> None:
     pool.start()
     while True:
         pool.feed(decode_feed(connection.recv_bytes()).leases)
-
-
-def _raise_file_limit() -> None:
-    """Allow as many connections as the system lets this process have; not done in a user's own process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

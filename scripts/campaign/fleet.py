@@ -147,7 +147,7 @@ class Fleet:
             *(sys.executable, "-P", str(LAUNCHER), str(self.shape.lease_life), str(self.clock)),
             *("seed", "urls.txt", "-o", str(self.out), "--workers", "0", "--listen", f"127.0.0.1:{port}"),
             *("--key", "key", "--allow-net", "127.0.0.0/8", "--per-host", str(self.shape.per_host)),
-            *("--pause-limit", "60"),
+            *("--pause-limit", "60", "--min-free", "0"),
         ]
 
     def _worker(self, number: int, port: int) -> list[str]:
