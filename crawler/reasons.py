@@ -56,6 +56,14 @@ class Reason(enum.StrEnum):
     IMAGE_TRUNCATED = "image_truncated"
     IMAGE_BROKEN = "image_broken"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_NARROW = "too_narrow"
+    TOO_WIDE = "too_wide"
+    TOO_SHORT = "too_short"
+    TOO_TALL = "too_tall"
+    TOO_FEW_PIXELS = "too_few_pixels"
+    TOO_SQUARE = "too_square"
+    TOO_ELONGATED = "too_elongated"
+    TOO_FEW_BYTES = "too_few_bytes"
     TRANSFORM_FAILED = "transform_failed"
     VERIFIER_TIMEOUT = "verifier_timeout"
     VERIFIER_DIED = "verifier_died"
@@ -129,6 +137,14 @@ TABLE: dict[Reason, Facts] = {
     Reason.IMAGE_TRUNCATED: Facts(_P, "the image's data end before the image does", "an upload that was cut"),
     Reason.IMAGE_BROKEN: Facts(_P, "the image does not decode", "flipped bytes in a PNG"),
     Reason.TOO_MANY_PIXELS: Facts(_P, "the image has more pixels than `--max-pixels`", "a decompression bomb"),
+    Reason.TOO_NARROW: Facts(_P, "the image's width is below `--min-width`", "an icon"),
+    Reason.TOO_WIDE: Facts(_P, "the image's width is above `--max-width`", "a panorama"),
+    Reason.TOO_SHORT: Facts(_P, "the image's height is below `--min-height`", "a ruler of one pixel"),
+    Reason.TOO_TALL: Facts(_P, "the image's height is above `--max-height`", "a screenshot of a whole page"),
+    Reason.TOO_FEW_PIXELS: Facts(_P, "the image has fewer pixels than `--min-pixels`", "a tracking pixel"),
+    Reason.TOO_SQUARE: Facts(_P, "the longer side is less than `--min-aspect-ratio` times the shorter", "a logo"),
+    Reason.TOO_ELONGATED: Facts(_P, "the longer side is over `--max-aspect-ratio` times the shorter", "a banner"),
+    Reason.TOO_FEW_BYTES: Facts(_P, "the file is smaller than `--min-bytes`", "a placeholder"),
     Reason.TRANSFORM_FAILED: Facts(
         _P, "the image cannot be turned into what was asked for", "more pixels than the format can hold"
     ),

@@ -1,5 +1,5 @@
 """
-What is done with an image between its verification and the store, told once, by `seed`: the settings of transforms.
+What a run is told to do with an image before it is stored: filters and transforms.
 """
 
 from __future__ import annotations
@@ -11,6 +11,24 @@ import msgspec
 
 class _Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the structs below."""
+
+
+class Filters(_Frozen, frozen=True, kw_only=True):
+    """Which images are wanted, beside `Limits`; width and height are those of the file, before EXIF turns it."""
+
+    #: Pixels, None for no limit.
+    min_width: int = 0
+    max_width: int | None = None
+    #: Pixels, None for no limit.
+    min_height: int = 0
+    max_height: int | None = None
+    #: Width × height; the most is `Limits.max_pixels`.
+    min_pixels: int = 0
+    #: Of the longer side to the shorter, 1 for a square; None for no limit.
+    min_aspect_ratio: float = 1.0
+    max_aspect_ratio: float | None = None
+    #: Size of the file; the most is `Limits.max_bytes`.
+    min_bytes: int = 0
 
 
 class Fit(enum.StrEnum):
@@ -59,6 +77,7 @@ ANIMATED = ("PNG", "WEBP", "AVIF")
 class Treatment(_Frozen, frozen=True, kw_only=True):
     """All that is done with an image."""
 
+    filters: Filters = Filters()
     #: None keeps the bytes that came.
     transform: Transform | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,7 +18,18 @@ FITS = ("keep-ratio", "keep-ratio-largest", "center-crop", "border")
 #: What --encode takes; names of formats in lower case.
 ENCODINGS = ("jpeg", "png", "webp", "avif")
 
+_PIXELS = click.IntRange(min=1)
+_RATIO = click.FloatRange(min=1)
+
 _OPTIONS = (
+    click.option("--min-width", type=_PIXELS, metavar="N", help="Pixels, as the file has them before EXIF turns it."),
+    click.option("--max-width", type=_PIXELS, metavar="N", help="Pixels."),
+    click.option("--min-height", type=_PIXELS, metavar="N", help="Pixels."),
+    click.option("--max-height", type=_PIXELS, metavar="N", help="Pixels."),
+    click.option("--min-pixels", type=_PIXELS, metavar="N", help="Smallest width x height."),
+    click.option("--min-aspect-ratio", type=_RATIO, metavar="X", help="Longer side / shorter side, at least."),
+    click.option("--max-aspect-ratio", type=_RATIO, metavar="X", help="Longer side / shorter side, at most."),
+    click.option("--min-bytes", type=_PIXELS, metavar="N", help="Smallest file."),
     click.option("--resize", type=click.IntRange(1, MAX_SIZE), metavar="N", help="Bring images to N pixels."),
     click.option("--resize-mode", type=click.Choice(FITS), help="What N is; see README. [keep-ratio]"),
     click.option("--resize-only-if-bigger", is_flag=True, help="Leave the size of smaller images as it is."),
@@ -39,11 +51,22 @@ def read_treatment(options: dict[str, Any]) -> Any:
     Return what the options say.
 
     Raises:
-        UsageError: One of them has no meaning without another.
+        UsageError: One of them has no meaning without another, or beside it.
     """
     from crawler.treatment import Treatment
 
-    return Treatment(transform=_transform(options))
+    return Treatment(filters=_filters(options), transform=_transform(options))
+
+
+def _filters(options: dict[str, Any]) -> Any:
+    from crawler.treatment import Filters
+
+    given = {name: options[name] for name in Filters.__struct_fields__ if options[name] is not None}
+    for what in ("width", "height", "aspect_ratio"):
+        least, most = given.get(f"min_{what}", 0), given.get(f"max_{what}", math.inf)
+        if least > most:
+            raise UsageError(f"--min-{what} {least} is more than --max-{what} {most}".replace("_", "-"))
+    return Filters(**given)
 
 
 def _transform(options: dict[str, Any]) -> Any:

@@ -26,6 +26,7 @@ from PIL import (  # noqa: F401  (importing a plugin is what registers its forma
     WebPImagePlugin,
 )
 
+from crawler.consumer.filters import judge_bytes, judge_size
 from crawler.consumer.png import check_pixels, read_layout
 from crawler.consumer.sniff import HEAD_SIZE, ends_early, format_of, refuse_by_head, webp_size
 from crawler.consumer.transform import Made, Transformer
@@ -87,6 +88,8 @@ def treat(file: BinaryIO, limits: Limits, treatment: Treatment) -> Made:
     head = file.read(HEAD_SIZE)
     refuse_by_head(head)
     format = format_of(head, limits.formats)
+    judge_bytes(treatment.filters, file.seek(0, io.SEEK_END))
+    file.seek(0)
     Pillow.MAX_IMAGE_PIXELS = limits.max_pixels
     # Pillow's other warnings are about metadata, not about pixels.
     with warnings.catch_warnings():
@@ -109,6 +112,7 @@ def _decode(file: BinaryIO, format: str, limits: Limits, treatment: Treatment) -
     with Pillow.open(file, formats=(format,)) as image:
         facts = Image(format=format, width=image.width, height=image.height)
         _judge_size(image.size, str(image.format), limits.max_pixels)
+        judge_size(treatment.filters, image.size)
         asked = treatment.transform
         transformer = Transformer(asked, image, limits.max_pixels) if asked else None
         if format == "PNG":
