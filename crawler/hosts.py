@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crawler.errors import UsageError
-from crawler.producer import canonical
+from crawler.producer.urls import canonical
 from crawler.settings import HostRule
 
 #: Largest file; one line for each of 10,000 hosts is far below.

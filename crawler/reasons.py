@@ -37,6 +37,7 @@ class Reason(enum.StrEnum):
     TRUNCATED = "truncated"
     TOO_LARGE = "too_large"
     EMPTY = "empty"
+    DIGEST_MISMATCH = "digest_mismatch"
     TOO_MANY_REDIRECTS = "too_many_redirects"
     BAD_REDIRECT = "bad_redirect"
     HTTP_NOT_FOUND = "http_not_found"
@@ -97,7 +98,9 @@ class Facts(NamedTuple):
 _T, _P, _L = Class.TRANSIENT, Class.PERMANENT, Class.LOCAL
 
 TABLE: dict[Reason, Facts] = {
-    Reason.BAD_URL: Facts(_P, "the line is no http or https URL", "a line `hello`, or `http://[::bad/x.jpg`"),
+    Reason.BAD_URL: Facts(
+        _P, "the line or row holds no http or https URL", "a line `hello`, `http://[::bad/x.jpg`, or broken JSON"
+    ),
     Reason.NAME_NOT_FOUND: Facts(_P, "the host's name does not exist", "a domain that was given up"),
     Reason.RESOLVER_FAILED: Facts(_T, "the resolver gave no answer", "an overloaded or unreachable name server"),
     Reason.ADDRESS_REFUSED: Facts(
@@ -114,6 +117,9 @@ TABLE: dict[Reason, Facts] = {
     Reason.TRUNCATED: Facts(_T, "fewer bytes came than were announced", "a proxy that gave up"),
     Reason.TOO_LARGE: Facts(_P, "the body is larger than `--max-bytes`", "a video behind an image's name"),
     Reason.EMPTY: Facts(_P, "the body is empty", "200 with Content-Length 0"),
+    Reason.DIGEST_MISMATCH: Facts(
+        _P, "the bytes are not those whose digest the list has", "an image that was replaced since the list was made"
+    ),
     Reason.TOO_MANY_REDIRECTS: Facts(_P, "more than five redirects", "a redirect loop"),
     Reason.BAD_REDIRECT: Facts(_P, "a redirect leads to no http or https URL", "`Location: ftp://…`, or none"),
     Reason.HTTP_NOT_FOUND: Facts(_P, "the host says there is no such thing", "404, 410"),
@@ -171,6 +177,7 @@ ADVICE: dict[Reason, str] = {
     Reason.ROBOTS_UNREACHABLE: "{share} % of hosts did not give their robots.txt: try again later",
     Reason.OPTED_OUT: "{share} % are reserved against use by machines by their hosts",
     Reason.HOST_UNAVAILABLE: "{share} % belong to hosts that do not answer: try again another day",
+    Reason.DIGEST_MISMATCH: "{share} % are no longer what the list says: leave out --digest-column to have them",
     Reason.HTML: "{share} % are web pages: the URLs may name pages with images, not images",
     Reason.DISK_FULL: "the disk was full: make room, then retry",
     Reason.INTERNAL: "{share} % met something unforeseen: please report the detail of one",

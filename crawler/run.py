@@ -42,6 +42,10 @@ LINGER = 5.0
 END_WAIT = 5.0
 #: Threads in each downloader.
 THREADS = 32
+#: Lists that are opened before the run begins, so that what is wrong with one is told at once; others in their turn.
+EARLY = 16
+#: Names of lists that are shown.
+SHOWN = 3
 
 
 class Hands(NamedTuple):
@@ -153,9 +157,9 @@ class _Conductor:
         session = self._queue.hello(greet(Role.PRODUCER, local=True)).session
         self._queue.attached(session)
         readings = []
-        for source in self._run.sources:
+        for number, source in enumerate(self._run.sources):
             reading = Reading(self._queue, session, source, self._is_over)
-            reading.prepare(self._queue.open_list(session, source.name, False))
+            reading.prepare(self._queue.open_list(session, source.name, False), is_later=number >= EARLY)
             readings.append(reading)
         return readings
 
@@ -263,12 +267,17 @@ def _check_lists(coordinator: Coordinator, sources: Sequence[Source]) -> None:
     names = [source.name for source in sources]
     known = coordinator.ledger.view.meta("lists")
     if known is not None and json.loads(known) != names:
-        begun = ", ".join(json.loads(known))
+        begun = _shown(json.loads(known))
         raise UsageError(
-            f"OUT was begun with {begun}, not with {', '.join(names)}: choose another OUT with -o; to add a list to "
+            f"OUT was begun with {begun}, not with {_shown(names)}: choose another OUT with -o; to add a list to "
             "a crawl that is running, use --to"
         )
     coordinator.ledger.change(lambda changes: changes.set_meta("lists", json.dumps(names)))
+
+
+def _shown(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 # ------------------------------------------------------------------ adding lists to a queue that is served

@@ -8,7 +8,7 @@ import pytest
 
 from crawler.errors import UsageError
 from crawler.hosts import read_rules
-from crawler.producer import canonical
+from crawler.producer.urls import canonical
 from crawler.settings import HostRule
 from tests.command import LOCAL, run, write_list
 from tests.site import Site

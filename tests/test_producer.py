@@ -14,8 +14,11 @@ from crawler import producer
 from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.errors import ListUnreadable, UsageError
-from crawler.model import ListState, Role
-from crawler.producer import MAX_LINE, Reading, Source, canonical, from_path, from_urls, parse
+from crawler.model import Batch, ListState, Role
+from crawler.producer import Reading, Source, _Rows, from_path, from_urls
+from crawler.producer.entries import MAX_LINE
+from crawler.producer.text import parse
+from crawler.producer.urls import canonical
 from crawler.settings import Settings
 from tests.command import rows, run, write_list
 from tests.test_task_queue import hello, terms
@@ -127,13 +130,17 @@ def test_any_line_is_an_entry_or_nothing(line: bytes, number: int) -> None:
 
 def parsed(data: bytes) -> list[tuple[int, str, bool]]:
     """Return (line, URL, whether it is one) of each entry of a list."""
-    batch = opened(data).batch()
-    assert batch is not None
+    batch = first_batch(Source("list", "list", lambda: (io.BufferedReader(io.BytesIO(data)), len(data))))
     return [(row.line, row.url, row.error is None) for row in batch.rows]
 
 
-def opened(data: bytes) -> producer._Lines:
-    return producer._Lines(io.BytesIO(data), "list")
+def first_batch(source: Source) -> Batch:
+    """Return what is put first of a list."""
+    file, size = source.open()
+    with file:
+        batch = _Rows(file, source.read(file, size), source, ListState(id=1, name=source.name)).batch()
+    assert batch is not None
+    return batch
 
 
 U, V = "http://a.com/1", "http://b.com/2"
@@ -200,10 +207,7 @@ def test_a_text_that_is_cut_is_taken_for_no_url() -> None:
 def test_urls_of_the_callers_own_are_a_list() -> None:
     """Any iterable, read once; a line break within one makes no second entry; long ones come whole."""
     long = "http://a.com/" + "x" * 12_000
-    with from_urls(iter([U, long, "http://a.com/\nhttp://evil.example/", V])).open() as file:
-        lines = producer._Lines(file, "urls")
-        batch = lines.batch()
-    assert batch is not None
+    batch = first_batch(from_urls(iter([U, long, "http://a.com/\nhttp://evil.example/", V])))
     assert [(row.url, row.error is None) for row in batch.rows] == [
         (U, True),
         (long, True),
@@ -216,9 +220,7 @@ def test_urls_of_the_callers_own_are_a_list() -> None:
 @pytest.mark.parametrize("item", [None, 3, "http://a.com/\ud800", "http://a.com/\udcff", b"http://a.com/"])
 def test_an_item_that_is_no_url_is_an_entry_all_the_same(item: object) -> None:
     """None does not end the list, and nothing that Python calls a string breaks it."""
-    with from_urls([item, V]).open() as file:  # type: ignore[list-item]
-        batch = producer._Lines(file, "urls").batch()
-    assert batch is not None
+    batch = first_batch(from_urls([item, V]))  # type: ignore[list-item]
     assert [row.error is None for row in batch.rows] == [False, True]
 
 
@@ -229,8 +231,8 @@ def test_an_iterable_that_raises_is_a_list_that_cannot_be_read() -> None:
         yield U
         raise RuntimeError("the database is gone")
 
-    with from_urls(urls()).open() as file, pytest.raises(ListUnreadable, match="the database is gone"):
-        producer._Lines(file, "urls").batch()
+    with pytest.raises(ListUnreadable, match="the database is gone"):
+        first_batch(from_urls(urls()))
 
 
 def test_a_list_that_is_a_folder_cannot_be_read(tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ def test_somebody_else_in_the_same_list_is_told(
     slow = Reading(queue, session, from_path(str(path)), lambda: False)
     slow.prepare(queue.open_list(session, "urls.txt", False))
     read(queue, from_path(str(path)))
-    with pytest.raises(UsageError, match="expects line 9"):
+    with pytest.raises(UsageError, match="expects row 9"):
         slow.run()
     assert queue.stats().entries == 8
 

@@ -11,6 +11,7 @@ import click
 from crawler import __version__
 from crawler.cli.common import Seconds, key_option, on_stop_signals, require_served
 from crawler.cli.disk import disk_options
+from crawler.cli.lists import beside, list_options, read_lists
 from crawler.cli.loudness import is_quiet, loudness
 from crawler.cli.treatment import read_treatment, treatment_options
 from crawler.errors import UsageError
@@ -102,6 +103,7 @@ _PROXY_HELP = (
 
 @click.command(short_help="Read URL lists, crawl them, and keep images and records.")
 @click.argument("lists", metavar="LIST...", nargs=-1, required=True)
+@list_options
 @click.option("-o", "--out", metavar="OUT", help="Folder of the crawl. [LIST-stem.crawl beside the list]")
 @click.option("--store", metavar="PATH", help="Where images go. [OUT/images]")
 @click.option("--to", metavar="OUT|HOST:PORT", help="Add the lists to a queue that is being served, and leave.")
@@ -144,12 +146,14 @@ def command(context: click.Context, /, lists: tuple[str, ...], to: str | None, k
     """
     Read the lists, serve the queues, and run until every task has its record.
 
-    A list is text with one URL a line; `-` is standard input. Blank lines and lines that begin with # are passed
-    over. Stop with Ctrl-C (or kill -9): the same command again goes on where it was.
+    A list is text with one URL a line, or a table: csv, tsv, json lines, json or parquet, as its name says, also
+    compressed (.gz, .bz2, .zst); a folder, a pattern or an address that fsspec knows will do, and `-` is standard
+    input. Stop with Ctrl-C (or kill -9): the same command again goes on where it was.
 
     \b
     crawler seed urls.txt                        images in urls.crawl/images
     crawler seed urls.txt -o /data/flowers       everything in /data/flowers
+    crawler seed meta.parquet --url-column URL --columns TEXT      captions come along, see `crawler export`
     crawler keygen key                           then, for several machines:
     crawler seed urls.txt --listen 0.0.0.0:7700 --key key
     crawler worker coordinator.example:7700 --key key      on each of them
@@ -158,26 +162,19 @@ def command(context: click.Context, /, lists: tuple[str, ...], to: str | None, k
     reached, 73 OUT is in use or cannot be made, 74 a disk is full or failed, 75 stopped and can be resumed,
     77 the key is refused.
     """
-    from crawler.producer import from_path
     from crawler.run import Stop
 
-    sources = [from_path(path) for path in dict.fromkeys(lists)]
-    sources = [_named(source, sources) for source in sources]
+    sources = read_lists(lists, options)
     stop = Stop()
     on_stop_signals(stop.ask)
     quiet = is_quiet(context)
     if to is not None:
         _add(sources, to, key, stop, quiet)
         return
+    options["out"] = options["out"] or beside(lists[0])
     failed = _seed(sources, key, stop, quiet, options)
     if failed and options["strict"]:
         context.exit(3)
-
-
-def _named(source: Any, sources: list[Any]) -> Any:
-    """Call lists of one name in different folders by their whole path."""
-    same = [other for other in sources if other.name == source.name]
-    return source if len(same) == 1 else source._replace(name=source.path)
 
 
 def _add(sources: list[Any], to: str, key: str | None, stop: Any, quiet: bool) -> None:
@@ -200,7 +197,7 @@ def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: 
     from crawler.run import Hands, Run, seed
 
     descriptors.raise_limit()  # each machine that joins takes some connections
-    out = Path(options["out"] or _beside(sources[0].path))
+    out = Path(options["out"])
     store = None if options["store"] is None else Path(options["store"])
     run = Run(
         sources=sources,
@@ -222,10 +219,6 @@ def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: 
     if not quiet:
         click.echo("\n".join(summary.lines()))
     return summary.failed
-
-
-def _beside(path: str) -> Path:
-    return Path("stdin.crawl") if path == "-" else Path(path).with_suffix(".crawl")
 
 
 def _serving(listen: str | None, key: str | None) -> Any:

@@ -20,6 +20,7 @@ from crawler.model import Completion, Download, Finding, Lease, Outcome, Respons
 from crawler.reasons import Reason
 from crawler.settings import Settings
 from crawler.worker.answers import REDIRECTS, host_of, read_length, read_retry_after, read_status, resolve_location
+from crawler.worker.expected import Expected
 from crawler.worker.faults import causes_of, translate
 from crawler.worker.guard import Guard, GuardedAdapter, make_context
 from crawler.worker.headers import RequestHeaders, is_stored
@@ -167,8 +168,10 @@ class Fetcher:
             raise FetchError(Reason.TOO_LARGE, f"{announced} bytes announced")
         path = self._spool / str(lease.token)
         try:
-            size, digest = self._save(response.raw, path)
+            expected = Expected(lease.task.digest)
+            size, digest = self._save(response.raw, path, expected)
             self._check_whole(size, announced)
+            expected.check(digest)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -182,7 +185,7 @@ class Fetcher:
         )
         return Download(token=lease.token, task=lease.task, path=str(path), size=size, sha256=digest, response=facts)
 
-    def _save(self, raw: Any, path: Path) -> tuple[int, str]:
+    def _save(self, raw: Any, path: Path, expected: Expected) -> tuple[int, str]:
         """Write the body to *path*; return its size and SHA-256."""
         size, digest, pace = 0, hashlib.sha256(), Pace(self._limits.stall, self._limits.min_speed)
         with _create(path) as file:
@@ -193,6 +196,7 @@ class Fetcher:
                 if size > self._limits.max_bytes:
                     raise FetchError(Reason.TOO_LARGE, f"more than {self._limits.max_bytes} bytes")
                 digest.update(data)
+                expected.update(data)
                 file.write(data)
         return size, digest.hexdigest()
 
