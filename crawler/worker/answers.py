@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import io
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import BinaryIO
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from crawler.errors import FetchError
@@ -36,6 +38,12 @@ MAX_INTERIM = 100
 #: Longest line before a chunk, its extensions included.
 MAX_LINE = 65536
 CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
+#: A length as an int, signs and other digits aside.
+DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
+#: Headers of a response at most.
+MAX_HEADERS = 100
+#: A header line in its usual form; one that is folded or is none is left to the standard library.
+HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)\r?\n")
 
 
 class CheckedResponse(http.client.HTTPResponse):
@@ -45,15 +53,39 @@ class CheckedResponse(http.client.HTTPResponse):
     _interim = 0
 
     def begin(self) -> None:
-        """Read the head. RemoteDisconnected means that not one byte of it came."""
+        """
+        Read the head. RemoteDisconnected means that not one byte of it came.
+
+        As the standard library's, whose parser for headers is one for mail and takes longer than all else here.
+        """
+        if self.headers is not None:
+            return
         try:
             self.fp.peek(1)
         except ConnectionError as error:
             raise http.client.RemoteDisconnected(f"lost before the response: {error}") from error
-        super().begin()
-        if self.status < 200:
-            # What follows on this connection is no HTTP that the next request could be answered with.
-            self.will_close = True
+        version, status, reason = self._read_status()
+        while status == http.client.CONTINUE:
+            read_headers(self.fp)
+            version, status, reason = self._read_status()
+        self.code = self.status = status
+        self.reason = reason.strip()
+        self.version = _version_of(version)
+        self.headers = self.msg = read_headers(self.fp)
+        self._find_end()
+
+    def _find_end(self) -> None:
+        """Learn from the headers how the body ends, and whether the connection does with it."""
+        self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        length = None if self.chunked else self.headers.get("content-length")
+        self.length = int(length) if length is not None and DIGITS.fullmatch(length.strip()) else None
+        if self.status in (http.client.NO_CONTENT, http.client.NOT_MODIFIED):
+            self.length = 0
+        is_closing: bool = self._check_close()  # type: ignore[attr-defined]  # not among the published names
+        is_endless = not self.chunked and self.length is None
+        # What follows an interim response on its connection is no HTTP that the next request could be answered with.
+        self.will_close = is_closing or is_endless or self.status < 200
 
     def _read_status(self) -> tuple[str, int, str]:
         version, status, reason = super()._read_status()  # type: ignore[misc]  # not among the published names
@@ -76,6 +108,41 @@ class CheckedResponse(http.client.HTTPResponse):
         if not CHUNK_SIZE.fullmatch(size):
             raise http.client.HTTPException(f"size of a chunk {size[:80]!r}")
         return int(size, 16)
+
+
+def read_headers(file: BinaryIO) -> http.client.HTTPMessage:
+    """
+    Read headers up to the blank line after them.
+
+    Raises:
+        LineTooLong: One is longer than `MAX_LINE`.
+        HTTPException: There are more than `MAX_HEADERS`.
+    """
+    message = http.client.HTTPMessage()
+    lines = []
+    while (line := file.readline(MAX_LINE + 1)) not in (b"\r\n", b"\n", b""):
+        if len(line) > MAX_LINE:
+            raise http.client.LineTooLong("header line")
+        lines.append(line)
+        if len(lines) > MAX_HEADERS:
+            raise http.client.HTTPException(f"got more than {MAX_HEADERS} headers")
+    for header in lines:
+        usual = HEADER.fullmatch(header.decode("iso-8859-1"))
+        if usual is None:
+            return http.client.parse_headers(io.BytesIO(b"".join(lines) + line))
+        message.set_raw(*usual.groups())
+    # What a reader of mail has at the end of the headers.
+    message.set_payload("")
+    return message
+
+
+def _version_of(text: str) -> int:
+    """Return 10 or 11; raises UnknownProtocol for what is no HTTP/0.9 or 1."""
+    if text in ("HTTP/1.0", "HTTP/0.9"):
+        return 10
+    if text.startswith("HTTP/1."):
+        return 11
+    raise http.client.UnknownProtocol(text)
 
 
 def read_status(status: int, headers: Mapping[str, str]) -> None:

@@ -281,6 +281,13 @@ class GuardedAdapter(requests.adapters.HTTPAdapter):
     def cert_verify(self, *_: Any, **__: Any) -> None:
         """Leave the pool as it is: it has its context, and requests would look for its own authorities on the disk."""
 
+    def build_response(self, request: requests.PreparedRequest, response: Any) -> requests.Response:
+        """Return what a fetch looks at: no cookies are kept, and nobody asks how a text is encoded."""
+        built = requests.Response()
+        built.request, built.url = request, str(request.url)
+        built.status_code, built.headers, built.raw = response.status, response.headers, response
+        return built
+
     def request_url(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> str:
         """Return path and query, or the whole URL where a proxy passes the request on."""
         is_forwarded = self._guard.proxy is not None and str(request.url).startswith("http:")
