@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,10 +25,12 @@ from crawler.broker.sessions import LOCAL
 from crawler.broker.state import OWN
 from crawler.broker.wire import format_address
 from crawler.consumer import Consumer
-from crawler.consumer.store import DirectoryStore
+from crawler.consumer.store.opening import AnyStore, check_library, encode_storage, open_store, storage_in
+from crawler.consumer.store.shards import ShardStore
 from crawler.errors import CrawlerError, OutUnusable, UsageError
-from crawler.model import Download, Welcome
+from crawler.model import Download, QueueStatus, Welcome
 from crawler.out import Out
+from crawler.publisher import Publisher
 from crawler.room import RoomWatch
 from crawler.settings import Settings
 from crawler.treatment import Transform, describe
@@ -99,6 +102,7 @@ class Coordinator:
             raise
         self._room = RoomWatch((out.path, self.images), opening.min_free, self.queue.block)
         self._room.start()
+        self._publisher = self._make_publisher()
         self._completions.start()
         self._server: QueueServer | None = None
         self._consumer: Consumer | None = None
@@ -106,7 +110,7 @@ class Coordinator:
         self._results = LocalResultQueue(self.queue, lambda: self.store.spool(OWN), self._consume)
         self._outbox = Outbox(self.queue, OWN, self._dealt_with, fail)
 
-    def _open_store(self) -> DirectoryStore:
+    def _open_store(self) -> AnyStore:
         known = self.ledger.view.meta("store")
         if known is not None and known != str(self.images):
             raise UsageError(
@@ -115,9 +119,12 @@ class Coordinator:
             )
         if known is not None and self.ledger.view.counters().get("stored") and not self.images.is_dir():
             raise OutUnusable(f"the store {self.images} is not there, with the images in it: is its disk mounted?")
+        check_library(self._opening.settings.storage)
+        self._check_layout(is_new=known is None)
         try:
-            store = DirectoryStore(self.images)
+            store = open_store(self.images, self._opening.settings.storage)
             store.create()
+            self._claim(store)
         except OSError as error:
             raise OutUnusable(
                 f"the store {self.images} cannot be made: {error.strerror}; name another with --store"
@@ -144,6 +151,34 @@ class Coordinator:
             text = msgspec.json.encode(asked).decode()
             self.ledger.change(lambda changes: changes.set_meta("transform", text))
 
+    def _check_layout(self, *, is_new: bool) -> None:
+        """Refuse to keep images in another way than this crawl has begun to."""
+        storage = self._opening.settings.storage
+        begun = storage if is_new else storage_in(self.ledger.view)
+        if begun.layout() != storage.layout():
+            raise UsageError(
+                f"{self._out.path} was begun with {begun.layout()}: name the same, or choose another OUT with -o"
+            )
+        self.ledger.change(lambda changes: changes.set_meta("storage", encode_storage(storage)))
+
+    def _claim(self, store: AnyStore) -> None:
+        if not self._opening.settings.storage.is_owned:
+            return
+        crawl = self.ledger.view.meta("crawl") or secrets.token_hex(16)
+        self.ledger.change(lambda changes: changes.set_meta("crawl", crawl))
+        if not store.claim(crawl):
+            raise UsageError(
+                f"{self.images} holds images of another crawl, called by numbers that this one would give again: "
+                "choose another --store"
+            )
+
+    def _make_publisher(self) -> Publisher | None:
+        if not isinstance(self.store, ShardStore):
+            return None
+        publisher = Publisher(self.store, self.queue, self.ledger.view, self._prefix())
+        publisher.start()
+        return publisher
+
     def _terms(self) -> Terms:
         base = Welcome(
             session="",
@@ -151,11 +186,18 @@ class Coordinator:
             lease_life=LEASE_LIFE,
             store=str(self.images),
             nonce="",
-            settings=self._opening.settings,
+            settings=self._told(),
         )
-        prefix = "images/" if self.images == self._out.images else ""
         opening = self._opening
-        return Terms(base, self.store.proof, prefix, opening.keep_open, opening.pause_limit, self._fail)
+        return Terms(base, self.store.proof, self._prefix(), opening.keep_open, opening.pause_limit, self._fail)
+
+    def _told(self) -> Settings:
+        settings = self._opening.settings
+        with_columns = settings.with_columns or settings.storage.is_sharded
+        return msgspec.structs.replace(settings, with_columns=with_columns)
+
+    def _prefix(self) -> str:
+        return "images/" if self.images == self._out.images else ""
 
     # ------------------------------------------------------------ serving
 
@@ -197,6 +239,8 @@ class Coordinator:
 
     def _start_consumer(self) -> Consumer:
         settings = self._opening.settings
+        if isinstance(self.store, ShardStore):
+            self.store.begin(lambda: self.queue.open_shard(OWN))
         consumer = Consumer(self.store, settings.limits, os.cpu_count() or 1, self._outbox.put, settings.treatment)
         consumer.on_failed = self._fail
         try:
@@ -222,9 +266,13 @@ class Coordinator:
             stack.callback(self._sweep_left)
             stack.callback(self.queue.close)
             stack.callback(self._room.close)
+            if self._publisher is not None:
+                is_finished = self.queue.wait(lambda status, leased, workers: status is QueueStatus.FINISHED, 0)
+                stack.callback(self._publisher.close, is_finished)
             if self._consumer is not None:
                 stack.callback(self._outbox.close)
                 stack.callback(self._outbox.flush, END_WAIT)
+                stack.callback(self.store.close)
                 stack.callback(self._consumer.close, END_WAIT)
             if self._server is not None:
                 stack.callback(self._server.close, END_WAIT)

@@ -21,7 +21,8 @@ from crawler.broker.keys import load
 from crawler.broker.manager import QueueClient, Service
 from crawler.broker.wire import parse_address
 from crawler.consumer import Consumer
-from crawler.consumer.store import DirectoryStore
+from crawler.consumer.store.opening import AnyStore, open_store
+from crawler.consumer.store.shards import ShardStore
 from crawler.errors import CrawlerError, UsageError
 from crawler.model import PROTOCOL, Hello, QueueStatus, Role, Welcome
 from crawler.processes import child_main
@@ -117,16 +118,16 @@ def _work(client: QueueClient, joining: Joining, began: Callable[[Worker], None]
     welcome = queue.hello(greet(Role.WORKER, local=joining.local))
     client.session = welcome.session
     store = _store(joining, queue, welcome)
+    if isinstance(store, ShardStore):
+        store.begin(lambda: queue.open_shard(client.session))
     with _spool(store, welcome.session) as spool:
         worker = _assemble(client, joining, welcome, store, spool)
-        client.renew = lambda: _renew(client, queue, worker, joining)
+        client.renew = lambda: _renew(client, queue, worker, joining, store)
         began(worker)
         return worker.run()
 
 
-def _assemble(
-    client: QueueClient, joining: Joining, welcome: Welcome, store: DirectoryStore | None, spool: Path
-) -> Worker:
+def _assemble(client: QueueClient, joining: Joining, welcome: Welcome, store: AnyStore | None, spool: Path) -> Worker:
     setup = Setup(settings=welcome.settings, spool=str(spool), threads=joining.threads)
 
     def make_sink(ends: Ends) -> Sink:
@@ -143,15 +144,17 @@ def _assemble(
     return Worker(client.proxy("task_queue"), welcome.session, crew, plan, make_sink)
 
 
-def _renew(client: QueueClient, queue: TaskQueue, worker: Worker, joining: Joining) -> None:
+def _renew(client: QueueClient, queue: TaskQueue, worker: Worker, joining: Joining, store: AnyStore | None) -> None:
     """Say hello again to a coordinator that was started anew, or that took us for dead."""
     holds = worker.holds()
     welcome = queue.hello(greet(Role.WORKER, client.session, holds, joining.local))
     worker.forget(list(set(holds) - set(welcome.holds)))
+    if store is not None:  # what was open may have been published in between
+        store.roll()
     log.info("with the coordinator again, %d of %d leases still held", len(welcome.holds), len(holds))
 
 
-def _store(joining: Joining, queue: TaskQueue, welcome: Welcome) -> DirectoryStore | None:
+def _store(joining: Joining, queue: TaskQueue, welcome: Welcome) -> AnyStore | None:
     """Return the store where this machine can write it, shown by a nonce that the coordinator reads back."""
     if joining.store == "none":
         return None
@@ -161,7 +164,7 @@ def _store(joining: Joining, queue: TaskQueue, welcome: Welcome) -> DirectorySto
             raise UsageError(f"--store {path}: there is no such folder")
         log.info("%s is not here: downloads go to the coordinator", path)
         return None
-    store = DirectoryStore(path)
+    store = open_store(path, welcome.settings.storage)
     try:
         store.prove(welcome.session, welcome.nonce)
         if queue.prove(welcome.session):
@@ -177,11 +180,12 @@ def _store(joining: Joining, queue: TaskQueue, welcome: Welcome) -> DirectorySto
 
 
 @contextmanager
-def _spool(store: DirectoryStore | None, session: str) -> Iterator[Path]:
+def _spool(store: AnyStore | None, session: str) -> Iterator[Path]:
     if store is not None:
         try:
             yield store.spool(session)
         finally:
+            store.close()
             store.sweep(session)
         return
     folder = Path(tempfile.mkdtemp(prefix="crawler-"))

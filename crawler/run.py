@@ -15,6 +15,7 @@ import msgspec
 
 from crawler import descriptors
 from crawler.consumer import Consumer
+from crawler.consumer.store.shards import ShardStore
 from crawler.coordinator import Coordinator, Opening, Serving
 from crawler.errors import CrawlerError, Stopped, UsageError
 from crawler.join import Ended, Joining, connect, greet
@@ -387,6 +388,8 @@ class _Inline(_Conductor):
         session = self._queue.hello(greet(Role.WORKER, local=True)).session
         self._queue.attached(session)
         store, opening, threads = self._coordinator.store, self._run.opening, self._run.hands.threads
+        if isinstance(store, ShardStore):
+            store.begin(lambda: self._queue.open_shard(session))
 
         def make_sink(ends: Ends) -> Sink:
             settings = opening.settings
@@ -411,4 +414,5 @@ class _Inline(_Conductor):
         if self._working is not None:
             self._worker.stop()
             self._working.join(END_WAIT)
+        self._coordinator.store.close()
         super().close()

@@ -10,6 +10,7 @@ import re
 
 import msgspec
 
+from crawler.storage import Storage
 from crawler.treatment import Treatment
 
 #: Formats of images that can be accepted, by Pillow's names.
@@ -126,3 +127,4 @@ class Settings(_Frozen, frozen=True, kw_only=True):
     treatment: Treatment = Treatment()
     #: Whether a lease brings the columns of its task's first entry, for a store that keeps them beside the image.
     with_columns: bool = False
+    storage: Storage = Storage()

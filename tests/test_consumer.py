@@ -19,7 +19,7 @@ import pytest
 
 import crawler.consumer
 from crawler.consumer import Consumer
-from crawler.consumer.store import DirectoryStore
+from crawler.consumer.store.files import FileStore
 from crawler.errors import CrawlerError, StorageFailed
 from crawler.model import Completion, Download, Failure, Outcome, Response, Task
 from crawler.reasons import Reason
@@ -40,7 +40,7 @@ class Bench:
     """A store, a consumer on it, and what it said."""
 
     def __init__(self, root: Path) -> None:
-        self.store = DirectoryStore(root)
+        self.store = FileStore(root)
         self.store.create()
         self.results: list[Completion | Failure] = []
         #: Paths of stored images that were not there when their completion came.

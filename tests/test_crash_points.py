@@ -20,7 +20,7 @@ import pytest
 
 from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
-from crawler.consumer.store import DirectoryStore
+from crawler.consumer.store.files import FileStore
 from crawler.reasons import Reason
 from crawler.settings import Settings
 from tests.test_task_queue import Bench, batch, failed, hello, lease, stored, terms
@@ -247,7 +247,7 @@ class Disk:
                 os.truncate(file, 0)
 
 
-def spooled(store: DirectoryStore) -> Path:
+def spooled(store: FileStore) -> Path:
     """Put a download into the spool."""
     path = store.spool(SESSION) / "1"
     path.write_bytes(CONTENT)
@@ -256,7 +256,7 @@ def spooled(store: DirectoryStore) -> Path:
 
 def test_the_points_are_all_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Storing takes so many calls: sync the file, make the folder, sync the root, rename, sync the folder."""
-    store = DirectoryStore(tmp_path / "images")
+    store = FileStore(tmp_path / "images")
     store.create()
     path = spooled(store)
     with monkeypatch.context() as patch:
@@ -271,7 +271,7 @@ def test_recorded_means_kept_at_every_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, loses: bool
 ) -> None:
     """Killed or cut off before each call, and after the last: a record only with its image; then the same again."""
-    store = DirectoryStore(tmp_path / "images")
+    store = FileStore(tmp_path / "images")
     store.create()
     with opened(tmp_path / "ledger.db") as bench:
         bench.fill(URLS[0])
@@ -293,6 +293,6 @@ def test_recorded_means_kept_at_every_point(
     assert image.exists() or not recorded
     # Under its final name there is never a part of an image.
     assert not image.exists() or image.read_bytes() == CONTENT
-    again = DirectoryStore(tmp_path / "images")
+    again = FileStore(tmp_path / "images")
     assert again.keep(spooled(again), SHA256, "JPEG") == NAME
     assert image.read_bytes() == CONTENT

@@ -24,6 +24,7 @@ HEIGHTS = {
     "crawler.reasons": 0,
     "crawler.errors": 1,
     "crawler.treatment": 1,
+    "crawler.storage": 1,
     "crawler.settings": 2,
     "crawler.room": 2,  # on disks
     "crawler.descriptors": 2,
@@ -40,6 +41,7 @@ HEIGHTS = {
     "crawler.summary": 6,
     "crawler.hosts": 6,  # the file of --hosts
     "crawler.join": 6,
+    "crawler.publisher": 6,  # shards of the consumers against the ledger
     "crawler.coordinator": 7,
     "crawler.run": 8,
     "crawler.export": 8,
@@ -57,6 +59,7 @@ OUTSIDE = {
     "click": ("crawler.cli.",),
     # The data of model are its structs: it is for whatever encodes, decodes or copies one.
     "msgspec": (
+        "crawler.storage",
         "crawler.settings",
         "crawler.treatment",
         "crawler.model",
@@ -67,6 +70,8 @@ OUTSIDE = {
         "crawler.consumer.messages",
         "crawler.consumer.outputs",
         "crawler.consumer.verifier",
+        "crawler.consumer.store.facts",
+        "crawler.consumer.store.opening",
         "crawler.join",
         "crawler.coordinator",
         "crawler.run",
@@ -80,6 +85,7 @@ OUTSIDE = {
     "backports": ("crawler.producer.compression",),
     "fsspec": ("crawler.producer.files",),
     "ijson": ("crawler.producer.objects",),
+    "pyarrow": ("crawler.consumer.store.parquet", "crawler.consumer.store.opening"),
 }
 
 #: Distribution, where its name is not that of what is imported.

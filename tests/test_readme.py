@@ -138,7 +138,7 @@ def test_every_module_has_its_place_in_the_layout() -> None:
             folder = entered[1]
         elif depth == 2:
             folder = ""
-        named |= {f"{folder}{name}" for name in re.findall(r"(?:^|  )(\w+\.py)", line)}
+        named |= {f"{folder}{name}" for name in re.findall(r"(?:^|  )([\w/]+\.py)", line)}
     assert named == {str(path.relative_to(top)) for path in top.rglob("*.py")}
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from crawler.consumer.store import EXTENSIONS, DirectoryStore
+from crawler.consumer.store import EXTENSIONS
+from crawler.consumer.store.files import FileStore
 from crawler.errors import FetchError, StorageFailed
 from crawler.reasons import Reason
 
@@ -23,21 +24,21 @@ NAME = f"{SHA256[:2]}/{SHA256}.jpg"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> DirectoryStore:
+def store(tmp_path: Path) -> FileStore:
     """Return a new store."""
-    made = DirectoryStore(tmp_path / "images")
+    made = FileStore(tmp_path / "images")
     made.create()
     return made
 
 
-def spooled(store: DirectoryStore, name: str = "1", content: bytes = CONTENT) -> Path:
+def spooled(store: FileStore, name: str = "1", content: bytes = CONTENT) -> Path:
     """Put a download into the store's spool."""
     path = store.spool(SESSION) / name
     path.write_bytes(content)
     return path
 
 
-def images(store: DirectoryStore) -> list[str]:
+def images(store: FileStore) -> list[str]:
     """Return the names of all files but spools."""
     root = Path(store.root)
     return sorted(str(path.relative_to(root)) for path in root.glob("[!.]*/*"))
@@ -74,12 +75,12 @@ class Calls:
 
 
 @pytest.fixture
-def calls(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> Calls:
+def calls(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Record from when the store exists."""
     return Calls(monkeypatch)
 
 
-def test_keep(store: DirectoryStore) -> None:
+def test_keep(store: FileStore) -> None:
     """A spool file becomes an image under its digest, once, with the content it had."""
     path = spooled(store)
     assert store.keep(path, SHA256, "JPEG") == NAME
@@ -89,12 +90,12 @@ def test_keep(store: DirectoryStore) -> None:
 
 
 @pytest.mark.parametrize(("format", "extension"), EXTENSIONS.items())
-def test_extension(store: DirectoryStore, format: str, extension: str) -> None:
+def test_extension(store: FileStore, format: str, extension: str) -> None:
     """The file's ending comes from the format."""
     assert store.keep(spooled(store), SHA256, format).endswith(f"/{SHA256}.{extension}")
 
 
-def test_order(store: DirectoryStore, calls: Calls) -> None:
+def test_order(store: FileStore, calls: Calls) -> None:
     """Content is durable before it has its name, and the names of image and folder before it is told."""
     path = spooled(store)
     calls.made.clear()
@@ -109,7 +110,7 @@ def test_order(store: DirectoryStore, calls: Calls) -> None:
     ]
 
 
-def test_folder_of_another(store: DirectoryStore, calls: Calls) -> None:
+def test_folder_of_another(store: FileStore, calls: Calls) -> None:
     """A folder that somebody else just made is made durable too, once."""
     folder = NAME[:2]
     Path(store.root, folder).mkdir()
@@ -119,7 +120,7 @@ def test_folder_of_another(store: DirectoryStore, calls: Calls) -> None:
     assert calls.made.count(("fsync", "images")) == 1
 
 
-def test_same_content(store: DirectoryStore) -> None:
+def test_same_content(store: FileStore) -> None:
     """The same content again leaves one file, and drops the spool file."""
     paths = [spooled(store, name) for name in "abc"]
     assert {store.keep(path, SHA256, "JPEG") for path in paths} == {NAME}
@@ -127,7 +128,7 @@ def test_same_content(store: DirectoryStore) -> None:
     assert not any(path.exists() for path in paths)
 
 
-def test_orphan(store: DirectoryStore, calls: Calls) -> None:
+def test_orphan(store: FileStore, calls: Calls) -> None:
     """An image left by somebody who died is used, but only after it has been made durable; that is done once."""
     Path(store.root, NAME).parent.mkdir()
     Path(store.root, NAME).write_bytes(CONTENT)
@@ -145,7 +146,7 @@ def test_orphan(store: DirectoryStore, calls: Calls) -> None:
     assert calls.made == []
 
 
-def test_wrong_size(store: DirectoryStore) -> None:
+def test_wrong_size(store: FileStore) -> None:
     """A file of another size under the image's name is replaced."""
     Path(store.root, NAME).parent.mkdir()
     Path(store.root, NAME).write_bytes(CONTENT[:5])
@@ -153,7 +154,7 @@ def test_wrong_size(store: DirectoryStore) -> None:
     assert Path(store.root, NAME).read_bytes() == CONTENT
 
 
-def test_link_in_place(store: DirectoryStore, tmp_path: Path) -> None:
+def test_link_in_place(store: FileStore, tmp_path: Path) -> None:
     """A link under the image's name is replaced, not followed."""
     (tmp_path / "elsewhere").write_bytes(CONTENT)
     Path(store.root, NAME).parent.mkdir()
@@ -162,7 +163,7 @@ def test_link_in_place(store: DirectoryStore, tmp_path: Path) -> None:
     assert not Path(store.root, NAME).is_symlink()
 
 
-def test_together(store: DirectoryStore) -> None:
+def test_together(store: FileStore) -> None:
     """Several threads keep the same and different contents at once."""
     contents = [b"content %d" % (number % 20) for number in range(200)]
     todo = [(spooled(store, str(number), content), content) for number, content in enumerate(contents)]
@@ -183,7 +184,7 @@ def test_together(store: DirectoryStore) -> None:
     assert list(store.spool(SESSION).iterdir()) == []
 
 
-def test_other_file_system(store: DirectoryStore, calls: Calls) -> None:
+def test_other_file_system(store: FileStore, calls: Calls) -> None:
     """A spool file on another file system is copied; the copy is durable before it has its name."""
     path = spooled(store)
     calls.failing["replace"] = errno.EXDEV
@@ -197,7 +198,7 @@ def test_other_file_system(store: DirectoryStore, calls: Calls) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_full(store: DirectoryStore, calls: Calls, number: int) -> None:
+def test_full(store: FileStore, calls: Calls, number: int) -> None:
     """A full disk is told as such, and the spool file is left."""
     path = spooled(store)
     calls.failing["1"] = number
@@ -209,7 +210,7 @@ def test_full(store: DirectoryStore, calls: Calls, number: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "number"), [("1", errno.EIO), (NAME[:2], errno.EIO), (NAME[:2], errno.ENOSPC)])
-def test_failed_sync(store: DirectoryStore, calls: Calls, name: str, number: int) -> None:
+def test_failed_sync(store: FileStore, calls: Calls, name: str, number: int) -> None:
     """A failed fsync, of a folder for whatever reason, is a failure of the storage."""
     path = spooled(store)
     calls.failing[name] = number
@@ -217,7 +218,7 @@ def test_failed_sync(store: DirectoryStore, calls: Calls, name: str, number: int
         store.keep(path, SHA256, "JPEG")
 
 
-def test_not_remembered_when_failed(store: DirectoryStore, calls: Calls) -> None:
+def test_not_remembered_when_failed(store: FileStore, calls: Calls) -> None:
     """An image whose folder could not be made durable is not taken for durable afterwards."""
     path = spooled(store)
     calls.failing[NAME[:2]] = errno.EIO
@@ -227,14 +228,14 @@ def test_not_remembered_when_failed(store: DirectoryStore, calls: Calls) -> None
         store.keep(spooled(store), SHA256, "JPEG")
 
 
-def test_spool_file_gone(store: DirectoryStore) -> None:
+def test_spool_file_gone(store: FileStore) -> None:
     """A download that is gone costs its task only."""
     with pytest.raises(FetchError) as caught:
         store.keep(store.spool(SESSION) / "gone", SHA256, "JPEG")
     assert caught.value.reason is Reason.INTERNAL
 
 
-def test_store_gone(store: DirectoryStore) -> None:
+def test_store_gone(store: FileStore) -> None:
     """A store that is gone, such as an unmounted one, is a failure of the storage."""
     path = spooled(store)
     Path(store.root).rename(Path(store.root + ".away"))
@@ -245,7 +246,7 @@ def test_store_gone(store: DirectoryStore) -> None:
 def test_create(tmp_path: Path, calls: Calls) -> None:
     """A new store is made with all folders above it, each durable; making it again changes nothing."""
     calls.made.clear()
-    store = DirectoryStore(tmp_path / "a" / "b")
+    store = FileStore(tmp_path / "a" / "b")
     store.create()
     assert calls.made == [("mkdir", "a"), ("fsync", tmp_path.name), ("mkdir", "b"), ("fsync", "a")]
     store.create()
@@ -254,7 +255,7 @@ def test_create(tmp_path: Path, calls: Calls) -> None:
 
 def test_not_made_by_looking(tmp_path: Path) -> None:
     """A path that is no store does not become one by asking for a spool, a proof or the sessions."""
-    store = DirectoryStore(tmp_path / "images")
+    store = FileStore(tmp_path / "images")
     asked: list[Callable[[], object]] = [lambda: store.spool(SESSION), lambda: store.prove(SESSION, "nonce")]
     for ask in asked:
         with pytest.raises(FileNotFoundError):
@@ -266,7 +267,7 @@ def test_not_made_by_looking(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_modes(store: DirectoryStore) -> None:
+def test_modes(store: FileStore) -> None:
     """Spools are for their user only; an image has the mode with which its download was written."""
     path = spooled(store)
     mode = stat.S_IMODE(path.stat().st_mode)
@@ -276,16 +277,16 @@ def test_modes(store: DirectoryStore) -> None:
     assert stat.S_IMODE(Path(store.root, NAME).stat().st_mode) == mode
 
 
-def test_proof(store: DirectoryStore) -> None:
+def test_proof(store: FileStore) -> None:
     """What one machine writes to prove itself, another reads; each session has its own."""
     store.prove(SESSION, "a nonce")
-    other = DirectoryStore(Path(store.root))
+    other = FileStore(Path(store.root))
     assert other.proof(SESSION) == "a nonce"
     assert other.proof("feed") is None
     assert sorted(path.name for path in store.spool(SESSION).iterdir()) == ["nonce"]
 
 
-def test_sweep(store: DirectoryStore) -> None:
+def test_sweep(store: FileStore) -> None:
     """Sweeping removes one session's downloads, tidying the empty folder of them."""
     spooled(store)
     store.prove("feed", "nonce")
@@ -300,7 +301,7 @@ def test_sweep(store: DirectoryStore) -> None:
 
 
 @pytest.mark.parametrize("session", ["", ".", "..", "../images", "a/b", "/tmp", "é"])
-def test_no_session(store: DirectoryStore, session: str) -> None:
+def test_no_session(store: FileStore, session: str) -> None:
     """A session that comes over the wire names no other folder."""
     for ask in (store.spool, store.sweep, store.proof):
         with pytest.raises(ValueError, match="no session"):

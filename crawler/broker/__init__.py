@@ -49,6 +49,9 @@ class TaskQueue(Protocol):
     def prove(self, session: str) -> bool:
         """Tell whether the nonce of *session* can be read in the coordinator's store at `.spool/SESSION/nonce`."""
 
+    def open_shard(self, session: str) -> int:
+        """Return a number, that none had before, for a shard into which *session* alone puts images."""
+
     def leave(self, session: str) -> None:
         """End *session*: its leases are READY again, uncharged, its open lists are closed as incomplete."""
 

@@ -152,6 +152,10 @@ class Changes:
         """Keep *value* under *name*."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
+    def drop_meta(self, name: str) -> None:
+        """Keep nothing under *name*."""
+        self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
+
     def next_epoch(self, ended: tuple[str, ...], now: float) -> int:
         """Count this start of a coordinator, from 1; leases of sessions that begin with one of *ended* are over."""
         self._follow_clock(now)

@@ -21,6 +21,7 @@ from crawler.broker.origins import Refusal, SavedOrigin, parse
 from crawler.broker.outage import NETWORK
 from crawler.broker.registry import save_hosts, save_origins
 from crawler.broker.retries import LOCAL_PAUSE, judge, pause, says
+from crawler.broker.shards import Shards
 from crawler.broker.state import State
 from crawler.errors import CrawlerError, Stopped, StorageFailed, WireError
 from crawler.model import Completion, Failure, Finding, Outcome, Welcome
@@ -59,10 +60,12 @@ class Ends:
         state: Frontier, sessions and counts.
         ledger: Where the ends are kept.
         terms: Attempts, pauses, and what goes before paths.
+        shards: Which are open.
         wake: Called when tasks were delayed.
     """
 
-    def __init__(self, state: State, ledger: Ledger, terms: Terms, wake: Callable[[], None]) -> None:
+    def __init__(self, state: State, ledger: Ledger, terms: Terms, shards: Shards, wake: Callable[[], None]) -> None:
+        self._shards = shards
         self._state = state
         self._ledger = ledger
         self._terms = terms
@@ -76,7 +79,7 @@ class Ends:
         with self._state.lock:
             by_token = {item.token: item for item in completions}
             held = self._state.end(session, list(by_token))
-            refused = [lease for lease in held if not _can_end(lease, by_token[lease.token])]
+            refused = [lease for lease in held if not self._can_end(lease, by_token[lease.token], session)]
             for lease in refused:
                 self._state.frontier.give_back(lease, lease.task, self._state.now())
                 held.remove(lease)
@@ -92,6 +95,10 @@ class Ends:
         if is_over:
             log.warning("images can be stored again")
         return self._settle(held, finals, [], commit.result())
+
+    def _can_end(self, held: Held, completion: Completion, session: str) -> bool:
+        is_open = completion.path is None or self._shards.takes(session, completion.path)
+        return is_open and _can_end(held, completion)
 
     def retry(self, session: str, failures: list[Failure]) -> list[int]:
         """End leases whose fetch failed: see TaskQueue."""

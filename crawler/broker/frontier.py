@@ -231,6 +231,10 @@ class Frontier:
         """Return the tokens that *session* holds."""
         return [held.token for held in self._held.values() if held.session == session]
 
+    def tasks(self, session: str) -> set[int]:
+        """Return the ids of the tasks that *session* holds."""
+        return {held.task.id for held in self._held.values() if held.session == session}
+
     def queued(self) -> int:
         """Count the tasks in memory that wait."""
         return self._window.queued()

@@ -18,6 +18,7 @@ from crawler.broker.keeper import Keeper
 from crawler.broker.ledger import Ledger
 from crawler.broker.revival import revive
 from crawler.broker.sessions import LOCAL, Session, welcome
+from crawler.broker.shards import Shards
 from crawler.broker.state import OWN, State
 from crawler.errors import VersionMismatch
 from crawler.model import (
@@ -61,7 +62,9 @@ class LocalTaskQueue:
         self._terms = terms
         self._state = State(ledger, terms.base, terms.keep_open)
         self._keeper = Keeper(self._state, ledger, terms.fail)
-        self._ends = Ends(self._state, ledger, terms, self._keeper.wake)
+        #: Which shards are open.
+        self.shards = Shards(self._state, ledger)
+        self._ends = Ends(self._state, ledger, terms, self.shards, self._keeper.wake)
         self._keeper.also(self._ends.give_up)
         self._keeper.also(self._refuse)
         self._keeper.start()
@@ -88,6 +91,13 @@ class LocalTaskQueue:
         with self._state.lock:
             nonce = self._state.sessions.get(session).nonce
         return self._terms.proof(session) == nonce
+
+    def open_shard(self, session: str) -> int:
+        """Return the number of a new shard: see TaskQueue."""
+        with self._state.lock:
+            if session != OWN:
+                self._state.sessions.get(session)
+        return self.shards.open(session)
 
     def leave(self, session: str) -> None:
         """End a session: see TaskQueue."""

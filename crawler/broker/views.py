@@ -83,6 +83,20 @@ class View:
         rows = self._all("SELECT value FROM meta WHERE name = ?", name)
         return rows[0][0] if rows else None
 
+    def metas(self, prefix: str) -> dict[str, Any]:
+        """Return all values that are kept under names beginning with *prefix*."""
+        return dict(self._all("SELECT name, value FROM meta WHERE substr(name, 1, ?) = ?", len(prefix), prefix))
+
+    def kept(self, ids: list[int]) -> dict[int, tuple[str, str]]:
+        """Return (path, SHA-256) of the image recorded last for each of the tasks *ids*, at most 500, that has one."""
+        marks = ",".join("?" * len(ids))
+        sql = (
+            "SELECT t.id, r.body FROM tasks t JOIN records r ON r.seq = t.seq"
+            f" WHERE r.reason IS NULL AND t.id IN ({marks})"
+        )
+        bodies = {task: decode_body(blob) for task, blob in self._all(sql, *ids)}
+        return {task: (body.path, body.sha256 or "") for task, body in bodies.items() if body.path}
+
     def counters(self) -> dict[str, int]:
         """Return all counters."""
         return dict(self._all("SELECT name, n FROM counters"))

@@ -109,27 +109,28 @@ def _choice(filters: dict[str, Any]) -> Any:
 def _missing(out: Out, dry_run: bool) -> Iterator[Any]:
     """Yield choices of the stored tasks whose file is not there, or has another size."""
     from crawler.broker.views import View
+    from crawler.consumer.store.opening import open_store, storage_in
     from crawler.model import Choice
 
     view = View(out.ledger)
     try:
-        store = Path(view.meta("store") or out.images)
-        if not store.is_dir():
-            raise OutUnusable(f"the store {store} is not there: is its disk mounted?")
+        root = Path(view.meta("store") or out.images)
+        if not root.is_dir():
+            raise OutUnusable(f"the store {root} is not there: is its disk mounted?")
+        store = open_store(root, storage_in(view))
         # A path is relative to OUT where the store is in it.
-        root = out.path if store == out.images.absolute() else store
-        gone = (item.id for item in view.current() if item.path and not _is_whole(root / item.path, item.bytes))
+        prefix = "images/" if root == out.images.absolute() else ""
+        paths = ((item, item.path.removeprefix(prefix)) for item in view.current() if item.path)
+        gone = (item.id for item, path in paths if not _is_whole(store, path, item.bytes))
         while ids := tuple(islice(gone, BATCH)):
             yield Choice(ids=ids, dry_run=dry_run)
     finally:
         view.close()
 
 
-def _is_whole(path: Path, size: int | None) -> bool:
+def _is_whole(store: Any, path: str, size: int | None) -> bool:
     try:
-        return path.stat().st_size == size
-    except FileNotFoundError:
-        return False
+        return bool(store.size(path) == size)
     except OSError as error:
         raise OutUnusable(f"{path} cannot be looked at: {error.strerror}") from error
 

@@ -13,6 +13,7 @@ from crawler.cli.common import Seconds, key_option, on_stop_signals, require_ser
 from crawler.cli.disk import disk_options
 from crawler.cli.lists import beside, list_options, read_lists
 from crawler.cli.loudness import is_quiet, loudness
+from crawler.cli.storing import storage_of, storing
 from crawler.cli.treatment import read_treatment, treatment_options
 from crawler.errors import UsageError
 
@@ -106,6 +107,7 @@ _PROXY_HELP = (
 @list_options
 @click.option("-o", "--out", metavar="OUT", help="Folder of the crawl. [LIST-stem.crawl beside the list]")
 @click.option("--store", metavar="PATH", help="Where images go. [OUT/images]")
+@storing
 @click.option("--to", metavar="OUT|HOST:PORT", help="Add the lists to a queue that is being served, and leave.")
 @click.option("--listen", metavar="HOST:PORT", help="Let other machines join here; needs --key.")
 @key_option
@@ -275,6 +277,7 @@ def _settings(options: dict[str, Any]) -> Any:
             ca_bundle=_ca_bundle(options["ca_bundle"]),
         ),
         treatment=read_treatment(options),
+        storage=storage_of(options),
     )
 
 

@@ -15,7 +15,7 @@ import click
 
 from crawler.broker.audit import AuditView, Fault, Finding, end_leases, examine
 from crawler.broker.ledger import Ledger
-from crawler.consumer.store import DirectoryStore
+from crawler.consumer.store.opening import AnyStore, check_library, open_store, storage_in
 from crawler.errors import OutUnusable, StorageFailed, UsageError
 from crawler.out import Out
 
@@ -126,14 +126,16 @@ def sweep(out: Out, store: str | None, quiet: bool) -> Verified:
         return _look(view, files, False, quiet, sweep=True)
 
 
-def _store(view: AuditView, out: Out) -> DirectoryStore:
+def _store(view: AuditView, out: Out) -> AnyStore:
     root = Path(view.meta("store") or out.images)
     if not root.is_dir():
         raise OutUnusable(f"the store {root} is not there: is its disk mounted?")
-    return DirectoryStore(root)
+    storage = storage_in(view)
+    check_library(storage)
+    return open_store(root, storage)
 
 
-def _check_sole(out: Out, files: DirectoryStore, named: str | None) -> None:
+def _check_sole(out: Out, files: AnyStore, named: str | None) -> None:
     if Path(files.root) == out.images or (named is not None and str(Path(named).absolute()) == files.root):
         return
     raise UsageError(
@@ -156,7 +158,7 @@ def _check_leases(out: Out) -> None:
         )
 
 
-def _look(view: AuditView, files: DirectoryStore, running: bool, quiet: bool, *, sweep: bool) -> Verified:
+def _look(view: AuditView, files: AnyStore, running: bool, quiet: bool, *, sweep: bool) -> Verified:
     faults: Counter[Fault] = Counter()
     named: dict[Fault, list[str]] = {fault: [] for fault in Fault}
     records = orphans = orphan_bytes = 0

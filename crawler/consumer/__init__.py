@@ -15,13 +15,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from crawler.consumer.jobs import Job, Jobs
 from crawler.consumer.messages import Accepted, Order, Ready, Refused, Setup, Verdict, decode_answer, encode
 from crawler.consumer.outputs import Outputs
-from crawler.consumer.store import EXTENSIONS, Store
+from crawler.consumer.store import EXTENSIONS, About, Store
 from crawler.errors import CrawlerError, FetchError, StorageFailed
 from crawler.model import Completion, Download, Failure, Outcome
 from crawler.processes import Crew
@@ -243,11 +244,29 @@ class Consumer:
             return _refused(download, verdict)
         try:
             download = self._outputs.take(job.number, download)
-            path = self._store.keep(Path(download.path), download.sha256, verdict.image.format)
+            about = About(download, verdict.image)
+            kept = self._store.keep(Path(download.path), download.sha256, verdict.image.format, about)
+            if isinstance(kept, Future):
+                kept.add_done_callback(lambda future: self._kept(download, verdict, future))
+                return None
         except FetchError as error:
             _remove(download)
             return _failure(download, error.reason, error.detail)
-        return _stored(download, verdict, path)
+        return _stored(download, verdict, kept)
+
+    def _kept(self, download: Download, verdict: Accepted, future: Future[str]) -> None:
+        """Go on with a download whose store has made it durable, or has not; called from the store's thread."""
+        error = future.exception()
+        if error is None:
+            self._report(_stored(download, verdict, future.result()))
+        elif isinstance(error, FetchError):
+            _remove(download)
+            self._report(_failure(download, error.reason, error.detail))
+        elif isinstance(error, CrawlerError):
+            self._fail(error)
+        else:
+            log.error("unforeseen while storing task %d", download.task.id, exc_info=error)
+            self._report(_failure(download, Reason.INTERNAL, f"{type(error).__name__}: {error}"))
 
     def _report(self, result: Completion | Failure | None) -> None:
         if result is None or self._is_closed:

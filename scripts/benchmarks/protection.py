@@ -30,7 +30,7 @@ from requests.adapters import HTTPAdapter  # noqa: E402
 
 import crawler.consumer  # noqa: E402
 import crawler.worker.fetch  # noqa: E402
-from crawler.consumer.store import DirectoryStore  # noqa: E402
+from crawler.consumer.store.files import FileStore  # noqa: E402
 from crawler.model import Completion, Failure, Lease, Outcome, Task  # noqa: E402
 from crawler.settings import Access, Politeness, Settings  # noqa: E402
 from crawler.worker.messages import Events  # noqa: E402
@@ -59,7 +59,7 @@ def cpu(base: str, count: int, protected: bool) -> float:
     crawler.consumer.VERIFIER = "crawler.consumer.verifier" if protected else "free_verifier"
     adapter = crawler.worker.fetch.GuardedAdapter if protected else Plain
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(crawler.worker.fetch, "GuardedAdapter", adapter):
-        store = DirectoryStore(Path(folder) / "images")
+        store = FileStore(Path(folder) / "images")
         store.create()
         stored: list[bool] = []
         finished = threading.Event()

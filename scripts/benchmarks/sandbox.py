@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
 import crawler.consumer  # noqa: E402
-from crawler.consumer.store import DirectoryStore  # noqa: E402
+from crawler.consumer.store.files import FileStore  # noqa: E402
 from crawler.model import Completion, Download, Failure, Outcome, Response, Task  # noqa: E402
 from crawler.settings import Limits  # noqa: E402
 from tests.site import photo  # noqa: E402  (the site is a program of the tests, not of the package)
@@ -44,7 +44,7 @@ def rate(module: str, images: list[bytes], verifiers: int) -> float:
     """Return the images a second that a consumer with verifiers of *module* stores."""
     crawler.consumer.VERIFIER = module
     with tempfile.TemporaryDirectory() as folder:
-        store = DirectoryStore(Path(folder) / "images")
+        store = FileStore(Path(folder) / "images")
         store.create()
         downloads = [_download(store, number, content) for number, content in enumerate(images, 1)]
         results: list[Completion | Failure] = []
@@ -77,7 +77,7 @@ def _warm(consumer: crawler.consumer.Consumer) -> None:
         time.sleep(0.01)
 
 
-def _download(store: DirectoryStore, number: int, content: bytes) -> Download:
+def _download(store: FileStore, number: int, content: bytes) -> Download:
     path = store.spool(SESSION) / str(number)
     path.write_bytes(content)
     return Download(

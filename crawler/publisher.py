@@ -1,0 +1,135 @@
+"""
+Shards get their final names: what is in one that is closed is held against the ledger, and what is not recorded there
+is left out.
+
+A part is taken when nothing more can be recorded in it: its session has closed it and holds none of its tasks any more,
+or its session is over, or the run is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+
+from crawler.broker.local import LocalTaskQueue
+from crawler.broker.sessions import LOCAL
+from crawler.broker.state import OWN
+from crawler.broker.views import View
+from crawler.consumer.store.shards import Part, ShardStore
+from crawler.consumer.store.tar import Sample
+from crawler.errors import StorageFailed
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at what is open.
+TICK = 1.0
+#: Tasks looked up at a time.
+BATCH = 500
+#: Seconds for the thread to end, beside what it is at.
+END_WAIT = 60.0
+
+
+class Publisher:
+    """
+    Publish the shards of a crawl, from a thread of its own.
+
+    Args:
+        store: Where they are.
+        queue: Knows which shards are open, and which sessions are over.
+        view: The ledger.
+        prefix: What goes before the path of an image in its record.
+    """
+
+    def __init__(self, store: ShardStore, queue: LocalTaskQueue, view: View, prefix: str) -> None:
+        self._store = store
+        self._queue = queue
+        self._view = view
+        self._prefix = prefix
+        self._is_troubled = False
+        #: Tasks in parts that their sessions have closed, by number.
+        self._tasks: dict[int, set[int]] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Publish what an earlier run has left, and go on."""
+        self._thread.start()
+
+    def close(self, finished: bool) -> None:
+        """
+        Publish what can be at the end of a run.
+
+        Args:
+            finished: Whether every task has its record: nothing more can come then, whoever is still there.
+
+        Raises:
+            StorageFailed: There is no room for a shard; the next run publishes it.
+        """
+        self._closing.set()
+        if self._thread.ident is not None:
+            self._thread.join(END_WAIT)
+        try:
+            for _ in range(2):  # a worker may close its part under our eyes
+                self._publish(lambda session: finished or session.startswith((OWN, LOCAL)))
+        except OSError as error:
+            raise StorageFailed(
+                f"a shard in {self._store.root} cannot be published: {error}; make room, and start the same command "
+                "again"
+            ) from error
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._publish(lambda session: False)
+                self._tell_end()
+            except OSError as error:
+                self._tell(error)
+            except Exception:  # a defect here must not end what others do
+                log.exception("unforeseen while publishing shards")
+            if self._closing.wait(TICK):
+                return
+
+    def _publish(self, is_over: Callable[[str], bool]) -> None:
+        parts = self._store.parts()
+        alive = self._queue.alive()
+        for part in parts:
+            owner = self._queue.shards.owner(part.number)
+            if owner is None or is_over(owner) or owner not in alive or self._is_settled(part, owner):
+                self._queue.shards.close(part.number)
+                with contextlib.suppress(FileNotFoundError):  # closed by its worker just now, and has another name
+                    self._store.publish(part, self._recorded(part, self._store.look(part)))
+                    self._tasks.pop(part.number, None)
+
+    def _is_settled(self, part: Part, owner: str) -> bool:
+        """Tell whether a session has closed a part, and has been told of all its images."""
+        if not part.sealed:
+            return False
+        if part.number not in self._tasks:
+            self._tasks[part.number] = {sample.task_id for sample in self._store.look(part)}
+        return self._tasks[part.number].isdisjoint(self._queue.shards.leased(owner))
+
+    def _recorded(self, part: Part, samples: list[Sample]) -> list[Sample]:
+        """Return the samples that are recorded in this shard, one for each task."""
+        by_task: dict[int, list[Sample]] = {}
+        for sample in samples:
+            by_task.setdefault(sample.task_id, []).append(sample)
+        ids, kept = list(by_task), []
+        for start in range(0, len(ids), BATCH):
+            for task, (path, sha256) in self._view.kept(ids[start : start + BATCH]).items():
+                fitting = [one for one in by_task[task] if path == f"{self._prefix}{self._store.path_of(part, one)}"]
+                if len(fitting) > 1:  # it was refused, came again, and was taken
+                    fitting = [one for one in fitting if self._store.digest_of(part, one) == sha256]
+                kept += fitting[-1:]
+        return sorted(kept, key=lambda sample: sample.offset)
+
+    def _tell(self, error: OSError) -> None:
+        if not self._is_troubled:
+            self._is_troubled = True
+            log.warning("a shard in %s cannot be published yet: %s", self._store.root, error)
+
+    def _tell_end(self) -> None:
+        if self._is_troubled:
+            self._is_troubled = False
+            log.warning("shards are published again")
