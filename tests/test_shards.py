@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.command import LOCAL, records, run, running, served, status, write_list
-from tests.conftest import wait_until
+from tests.conftest import free_port, wait_until
 from tests.shards import check, listed, tars
 from tests.site import Site
 
 WEBDATASET = ("--format", "webdataset")
+SMALL = ("--processes", "1", "--threads", "8")
 
 
 def urls(site: Site, count: int, path: str = "/photo/{}.jpg") -> list[str]:
@@ -47,3 +51,112 @@ def test_kill_9_of_everything_leaves_each_image_once(tmp_path: Path, site: Site)
     done = run(tmp_path, *command)
     assert done.returncode == 0, done.stderr
     check(tmp_path / "urls.crawl", 400)
+
+
+def test_a_worker_that_is_killed_leaves_its_part_to_the_coordinator(tmp_path: Path, site: Site) -> None:
+    """Two workers fill parts of their own; one dies, the other goes on; a third has no store."""
+    write_list(tmp_path, *urls(site, 300, "/slow/0.05/photo/{}.jpg"))
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, *WEBDATASET, "--workers", "0", "--per-host", "24") as seed:
+        served(tmp_path, "urls.crawl")
+        with running(tmp_path, "worker", "urls.crawl", *SMALL) as first:
+            wait_until(lambda: status(tmp_path, "urls.crawl")["stored"] >= 20)
+            os.killpg(first.pid, signal.SIGKILL)
+        with running(tmp_path, "worker", "urls.crawl", *SMALL) as second:
+            assert run(tmp_path, "worker", "urls.crawl", "--store", "none", *SMALL).returncode == 0
+            assert second.wait(30) == 0
+        assert seed.wait(30) == 0, seed.stderr
+    check(tmp_path / "urls.crawl", 300)
+    assert len(tars(tmp_path / "urls.crawl" / "images")) == 3
+
+
+def test_a_worker_rides_out_a_restart_of_the_coordinator(tmp_path: Path, site: Site) -> None:
+    """The part that it has open may be published meanwhile; it goes on in another one, and nothing is lost."""
+    write_list(tmp_path, *urls(site, 200, "/slow/0.1/photo/{}.jpg"))
+    run(tmp_path, "keygen", "key")
+    listen = ("--listen", f"127.0.0.1:{free_port()}", "--key", "key")
+    command = ("seed", "urls.txt", *LOCAL, *WEBDATASET, "--workers", "0", *listen)
+    with running(tmp_path, *command) as first:
+        served(tmp_path, "urls.crawl")
+        with running(tmp_path, "worker", "urls.crawl", *SMALL) as worker:
+            wait_until(lambda: status(tmp_path, "urls.crawl")["stored"] >= 40)
+            os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
+            with running(tmp_path, *command) as second:
+                assert (second.wait(40), worker.wait(20)) == (0, 0)
+    check(tmp_path / "urls.crawl", 200)
+
+
+def test_parquet_is_read_by_datasets_schema(tmp_path: Path, site: Site) -> None:
+    """A row for each stored image, in the type that Hugging Face `datasets` takes for images."""
+    write_list(tmp_path, *urls(site, 12))
+    done = run(tmp_path, "seed", "urls.txt", *LOCAL, "--format", "parquet", "--shard-count", "5")
+    assert done.returncode == 0, done.stderr
+    store = tmp_path / "urls.crawl" / "images"
+    assert [path.name for path in sorted(store.glob("*.parquet"))] == [f"0000{number}.parquet" for number in range(3)]
+    rows = pq.ParquetDataset(store).read().to_pylist()
+    kept = {record["url"]: record for record in records(tmp_path, "urls.crawl")}
+    assert len(rows) == len(kept) == 12
+    for row in rows:
+        record = kept.pop(row["url"])
+        assert record["path"].endswith(f".parquet/{row['image']['path']}")
+        assert hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["sha256"] == record["sha256"]
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_what_is_in_shards_is_verified(tmp_path: Path, site: Site, format: str) -> None:
+    """`status --verify` reads each image in its shard; `retry --missing` finds those of a shard that is gone."""
+    write_list(tmp_path, *urls(site, 25))
+    seed = ("seed", "urls.txt", *LOCAL, "--format", format, "--shard-count", "10")
+    assert run(tmp_path, *seed).returncode == 0
+    done = run(tmp_path, "status", "urls.crawl", "--verify", "--json")
+    found = json.loads(done.stdout)["verified"]
+    assert (found["records"], found["missing"], found["other_digest"], found["orphans"]) == (25, 0, 0, 0), done.stdout
+    store = tmp_path / "urls.crawl" / "images"
+    shard = sorted(store.glob("00001.*"))[0]
+    shard.unlink()
+    done = run(tmp_path, "retry", "urls.crawl", "--missing")
+    assert "10 tasks wait" in done.stdout
+    assert run(tmp_path, *seed).returncode == 0
+    assert json.loads(run(tmp_path, "status", "urls.crawl", "--json").stdout)["stored"] == 25
+    assert not shard.exists()
+    assert "25 of 25 records have their file" in run(tmp_path, "status", "urls.crawl", "--verify").stdout
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        (WEBDATASET, ("--format", "parquet"), "begun with --format webdataset"),
+        ((), WEBDATASET, "begun with --format files --name digest"),
+        ((), ("--name", "index"), "begun with --format files --name digest"),
+    ],
+)
+def test_another_format_is_refused_later(
+    tmp_path: Path, site: Site, first: tuple[str, ...], then: tuple[str, ...], said: str
+) -> None:
+    """By name; a shard's size may change."""
+    write_list(tmp_path, *urls(site, 1))
+    assert run(tmp_path, "seed", "urls.txt", *LOCAL, *first).returncode == 0
+    done = run(tmp_path, "seed", "urls.txt", *LOCAL, *then)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_two_crawls_do_not_share_a_store_of_numbers(tmp_path: Path, site: Site) -> None:
+    """The second would give the same names."""
+    write_list(tmp_path, *urls(site, 1))
+    for name, status_expected in (("a", 0), ("b", 2), ("a", 0)):
+        done = run(tmp_path, "seed", "urls.txt", "-o", name, "--store", "shared", *LOCAL, *WEBDATASET)
+        assert done.returncode == status_expected, done.stderr
+    assert (
+        "images of another crawl"
+        in run(tmp_path, "seed", "urls.txt", "-o", "b", "--store", "shared", *LOCAL, "--name", "index").stderr
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [("--shard-count", "5"), ("--caption-column", "text"), (*WEBDATASET, "--name", "url")]
+)
+def test_options_that_do_not_go_together(tmp_path: Path, site: Site, options: tuple[str, ...]) -> None:
+    """Are refused before anything is made."""
+    write_list(tmp_path, *urls(site, 1))
+    assert run(tmp_path, "seed", "urls.txt", *options).returncode == 2
+    assert not (tmp_path / "urls.crawl").exists()

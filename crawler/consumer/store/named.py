@@ -47,7 +47,7 @@ def stem(task: Task, naming: Naming) -> tuple[str, str]:
         return f"{task.id // IN_FOLDER:06}", f"{task.id:09}"
     url = urlsplit(task.url)
     folder = _safe(url.hostname or "", r"[^0-9a-z.-]") or "host"
-    slug = _safe(unquote(url.path).rpartition(".")[0] or unquote(url.path), r"[^0-9A-Za-z._-]")
+    slug = _safe(os.path.splitext(unquote(url.path))[0], r"[^0-9A-Za-z._-]")
     return folder, f"{slug}-{task.id:09}" if slug else f"{task.id:09}"
 
 
