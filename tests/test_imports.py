@@ -85,7 +85,7 @@ OUTSIDE = {
     "backports": ("crawler.producer.compression",),
     "fsspec": ("crawler.producer.files",),
     "ijson": ("crawler.producer.objects",),
-    "pyarrow": ("crawler.consumer.store.parquet", "crawler.consumer.store.opening"),
+    "pyarrow": ("crawler.producer.parquet", "crawler.consumer.store.parquet", "crawler.consumer.store.opening"),
 }
 
 #: Distribution, where its name is not that of what is imported.

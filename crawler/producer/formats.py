@@ -14,6 +14,7 @@ from crawler.producer.compression import BY_ENDING, BY_MAGIC
 from crawler.producer.entries import Place
 from crawler.producer.files import BUFFER, is_address
 from crawler.producer.objects import ArrayList, LinesList
+from crawler.producer.parquet import ParquetList
 from crawler.producer.picks import Picks
 from crawler.producer.stream import Mark, Stream, cannot_read
 from crawler.producer.tables import TableList
@@ -90,10 +91,13 @@ def open_list(file: BinaryIO, size: int | None, naming: Naming, picks: Picks) ->
     """
     head, said = _look(file, naming.path), read_name(naming.path)
     by_magic = (unpack for magic, unpack in BY_MAGIC.items() if head.startswith(magic))
-    if unpack := BY_ENDING.get(said.compression) or next(by_magic, None):
+    unpack = BY_ENDING.get(said.compression) or next(by_magic, None)
+    if unpack:
         file, size = io.BufferedReader(unpack(file), BUFFER), None
         head = _look(file, naming.path)
     format = naming.format or said.format or _guess(head, naming.path)
+    if format == "parquet" and unpack:
+        raise UsageError(f"{naming.path} is parquet, which is compressed inside: unpack it")
     if format == "json" and not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         format = "jsonl"  # many call it so
     _refuse_binary(format, head, naming.path)
@@ -134,6 +138,7 @@ _OPENERS: dict[str, Callable[[_Raw], Opened]] = {
     "tsv": lambda raw: TableList(raw.stream(), raw.place("row"), raw.path, raw.picks, "\t"),
     "jsonl": lambda raw: LinesList(raw.stream(), raw.place("line"), raw.path, raw.picks),
     "json": lambda raw: ArrayList(raw.file, raw.place("item"), raw.path, raw.picks, raw.seed),
+    "parquet": lambda raw: ParquetList(raw.file, raw.place("row"), raw.path, raw.picks, raw.seed),
 }
 
 
