@@ -175,7 +175,7 @@ class Coordinator:
     def _make_publisher(self) -> Publisher | None:
         if not isinstance(self.store, ShardStore):
             return None
-        publisher = Publisher(self.store, self.queue, self.ledger.view, self._prefix())
+        publisher = Publisher(self.store, self.queue, self.ledger, self._prefix())
         publisher.start()
         return publisher
 

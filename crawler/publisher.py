@@ -13,10 +13,10 @@ import logging
 import threading
 from collections.abc import Callable
 
+from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.broker.sessions import LOCAL
 from crawler.broker.state import OWN
-from crawler.broker.views import View
 from crawler.consumer.store.shards import Part, ShardStore
 from crawler.consumer.store.tar import Sample
 from crawler.errors import StorageFailed
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 TICK = 1.0
 #: Tasks looked up at a time.
 BATCH = 500
+#: Under which the ledger keeps the last recording for which shards were looked through.
+CHECKED = "shards_checked"
 #: Seconds for the thread to end, beside what it is at.
 END_WAIT = 60.0
 
@@ -38,14 +40,15 @@ class Publisher:
     Args:
         store: Where they are.
         queue: Knows which shards are open, and which sessions are over.
-        view: The ledger.
+        ledger: What was recorded.
         prefix: What goes before the path of an image in its record.
     """
 
-    def __init__(self, store: ShardStore, queue: LocalTaskQueue, view: View, prefix: str) -> None:
+    def __init__(self, store: ShardStore, queue: LocalTaskQueue, ledger: Ledger, prefix: str) -> None:
         self._store = store
         self._queue = queue
-        self._view = view
+        self._ledger = ledger
+        self._view = ledger.view
         self._prefix = prefix
         self._is_troubled = False
         #: Tasks in parts that their sessions have closed, by number.
@@ -55,6 +58,7 @@ class Publisher:
 
     def start(self) -> None:
         """Publish what an earlier run has left, and go on."""
+        self._store.clear()
         self._thread.start()
 
     def close(self, finished: bool) -> None:
@@ -73,6 +77,8 @@ class Publisher:
         try:
             for _ in range(2):  # a worker may close its part under our eyes
                 self._publish(lambda session: finished or session.startswith((OWN, LOCAL)))
+            if finished:
+                self._take_out_former()
         except OSError as error:
             raise StorageFailed(
                 f"a shard in {self._store.root} cannot be published: {error}; make room, and start the same command "
@@ -115,14 +121,38 @@ class Publisher:
         by_task: dict[int, list[Sample]] = {}
         for sample in samples:
             by_task.setdefault(sample.task_id, []).append(sample)
-        ids, kept = list(by_task), []
-        for start in range(0, len(ids), BATCH):
-            for task, (path, sha256) in self._view.kept(ids[start : start + BATCH]).items():
-                fitting = [one for one in by_task[task] if path == f"{self._prefix}{self._store.path_of(part, one)}"]
-                if len(fitting) > 1:  # it was refused, came again, and was taken
-                    fitting = [one for one in fitting if self._store.digest_of(part, one) == sha256]
-                kept += fitting[-1:]
+        kept = []
+        for task, (path, sha256) in self._kept(list(by_task)).items():
+            fitting = [one for one in by_task[task] if path == f"{self._prefix}{self._store.path_of(part, one)}"]
+            if len(fitting) > 1:  # it was refused, came again, and was taken
+                fitting = [one for one in fitting if self._store.digest_of(part, one) == sha256]
+            kept += fitting[-1:]
         return sorted(kept, key=lambda sample: sample.offset)
+
+    def _take_out_former(self) -> None:
+        """Take images out of their shards whose tasks have another image by now; a task that failed keeps its own."""
+        seq = self._view.last_seq()
+        if self._view.meta(CHECKED) == seq or not self._view.has_former():
+            return
+        for shard in self._store.published():
+            images = {int(name.partition(".")[0]): name for name in self._store.images(shard)}
+            kept = self._kept(list(images))
+            gone = {
+                name
+                for task, name in images.items()
+                if task in kept and kept[task][0] != f"{self._prefix}{shard}/{name}"
+            }
+            if gone:
+                log.info("%s: %d images were stored anew, and are taken out", shard, len(gone))
+                self._store.take_out(shard, gone)
+        self._ledger.change(lambda changes: changes.set_meta(CHECKED, seq))
+
+    def _kept(self, ids: list[int]) -> dict[int, tuple[str, str]]:
+        """Return (path, SHA-256) of the images recorded last for tasks."""
+        found: dict[int, tuple[str, str]] = {}
+        for start in range(0, len(ids), BATCH):
+            found |= self._view.kept(ids[start : start + BATCH])
+        return found
 
     def _tell(self, error: OSError) -> None:
         if not self._is_troubled:

@@ -343,6 +343,25 @@ def test_parquet_has_bytes_and_columns(tmp_path: Path) -> None:
         bench.store.digest("00000.parquet/000000013.jpg")
 
 
+@pytest.mark.parametrize("format", [Format.WEBDATASET, Format.PARQUET])
+def test_images_are_taken_out_of_a_shard(tmp_path: Path, format: Format) -> None:
+    """The others stay as they are; when none is left, the shard is gone."""
+    bench = Bench(tmp_path / "images", Storage(format=format, shard_count=250))
+    for future in [bench.put(task, {"text": f"caption {task}"}) for task in range(1, 251)]:
+        future.result(WAIT)
+    bench.store.close()
+    bench.publish()
+    [shard] = bench.store.published()
+    gone = {f"{task:09}.jpg" for task in (1, 120, 250)}
+    bench.store.take_out(shard, gone)
+    assert len(bench.walked()) == 247
+    assert not gone & set(bench.store.images(shard))
+    name = "000000121.jpg"
+    assert bench.store.digest(f"{shard}/{name}") == hashlib.sha256(content(121)).hexdigest()
+    bench.store.take_out(shard, set(bench.store.images(shard)))
+    assert bench.store.published() == []
+
+
 def test_a_part_is_known_by_its_name(bench: Bench) -> None:
     """Other files beside parts are left alone."""
     bench.keep(1)

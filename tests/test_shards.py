@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ import pytest
 from tests.command import LOCAL, records, run, running, served, status, write_list
 from tests.conftest import free_port, wait_until
 from tests.shards import check, listed, tars
-from tests.site import Site
+from tests.site import Site, photo_size
 
 WEBDATASET = ("--format", "webdataset")
 SMALL = ("--processes", "1", "--threads", "8")
@@ -86,7 +88,52 @@ def test_a_worker_rides_out_a_restart_of_the_coordinator(tmp_path: Path, site: S
     check(tmp_path / "urls.crawl", 200)
 
 
-def test_parquet_is_read_by_datasets_schema(tmp_path: Path, site: Site) -> None:
+def test_captions_and_columns_come_from_the_list(tmp_path: Path, site: Site) -> None:
+    """Of the first line of a URL; a line without a caption has none."""
+    lines = ["url,text,licence", *(f'{url},"a, b {n}",cc{n}' for n, url in enumerate(urls(site, 3)))]
+    write_list(
+        tmp_path, *lines, f"{site.url('/photo/3.jpg')},,", f"{site.url('/photo/0.jpg')},other,other", name="a.csv"
+    )
+    seed = ("seed", "a.csv", *LOCAL, *WEBDATASET, "--columns", "*", "--caption-column", "text")
+    done = run(tmp_path, *seed)
+    assert done.returncode == 0, done.stderr
+    found = {json.loads(sample["json"])["url"]: sample for sample in check(tmp_path / "a.crawl", 4)}
+    for number, url in enumerate(urls(site, 3)):
+        assert found[url]["txt"].decode() == f"a, b {number}"
+        facts = json.loads(found[url]["json"])
+        assert (facts["text"], facts["licence"]) == (f"a, b {number}", f"cc{number}")
+    assert not found[site.url("/photo/3.jpg")].get("txt")
+
+
+#: What a user of Hugging Face `datasets` writes.
+READ = """
+import datasets, json, sys
+found = datasets.load_dataset("parquet", data_files=sys.argv[1], cache_dir=sys.argv[2], split="train")
+rows = [(row["url"], row["text"], row["image"].format, *row["image"].size) for row in found]
+print(json.dumps([str(type(found.features["image"]).__name__), rows]))
+"""
+
+
+def test_datasets_reads_images(tmp_path: Path, site: Site) -> None:
+    """The column is an image to Hugging Face `datasets`, and decodes."""
+    write_list(tmp_path, "url,text", *(f"{url},text {n}" for n, url in enumerate(urls(site, 12))), name="a.csv")
+    seed = ("seed", "a.csv", *LOCAL, "--format", "parquet", "--shard-count", "5", "--columns", "text")
+    assert run(tmp_path, *seed).returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-c", READ, tmp_path / "a.crawl" / "images" / "*.parquet", tmp_path / "cache"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")},
+    )
+    assert done.returncode == 0, done.stderr
+    kind, rows = json.loads(done.stdout.splitlines()[-1])
+    assert kind == "Image"
+    assert sorted(rows) == sorted([url, f"text {n}", "JPEG", *photo_size(n)] for n, url in enumerate(urls(site, 12)))
+
+
+def test_parquet_has_a_row_for_each_image(tmp_path: Path, site: Site) -> None:
     """A row for each stored image, in the type that Hugging Face `datasets` takes for images."""
     write_list(tmp_path, *urls(site, 12))
     done = run(tmp_path, "seed", "urls.txt", *LOCAL, "--format", "parquet", "--shard-count", "5")
@@ -100,6 +147,19 @@ def test_parquet_is_read_by_datasets_schema(tmp_path: Path, site: Site) -> None:
         record = kept.pop(row["url"])
         assert record["path"].endswith(f".parquet/{row['image']['path']}")
         assert hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["sha256"] == record["sha256"]
+
+
+def test_what_is_stored_anew_is_in_one_shard(tmp_path: Path, site: Site) -> None:
+    """After a refresh the image that has changed is taken out of its first shard; one that is gone stays."""
+    write_list(tmp_path, *urls(site, 10, "/kept/{}.jpg"), site.url("/flaky/0/20.jpg"))
+    seed = ("seed", "urls.txt", *LOCAL, *WEBDATASET, "--shard-count", "6")
+    assert run(tmp_path, *seed).returncode == 0
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        site.versions[name] += 1
+    assert run(tmp_path, *seed, "--refresh").returncode == 0
+    check(tmp_path / "urls.crawl", 11)
+    found = [len(listed(tar)) for tar in tars(tmp_path / "urls.crawl" / "images")]
+    assert sum(found) == 22 and len(found) > 2
 
 
 @pytest.mark.parametrize("format", ["webdataset", "parquet"])

@@ -97,6 +97,20 @@ class View:
         bodies = {task: decode_body(blob) for task, blob in self._all(sql, *ids)}
         return {task: (body.path, body.sha256 or "") for task, body in bodies.items() if body.path}
 
+    def has_former(self) -> bool:
+        """Tell whether any image was recorded whose task has another record by now."""
+        if self.last_seq() == self.tasks():  # one record each
+            return False
+        sql = (
+            "SELECT 1 FROM records r LEFT JOIN tasks t ON t.seq = r.seq AND t.id = r.task"
+            " WHERE r.reason IS NULL AND t.id IS NULL LIMIT 1"
+        )
+        return bool(self._all(sql))
+
+    def last_seq(self) -> int:
+        """Return the number of the last recording, 0 where there is none."""
+        return int(self._all("SELECT ifnull(max(seq), 0) FROM records")[0][0])
+
     def counters(self) -> dict[str, int]:
         """Return all counters."""
         return dict(self._all("SELECT name, n FROM counters"))

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,27 @@ def write(part: Path, kept: list[Sample], new: Path) -> None:
         facts = [json.loads(_read(source, sample.facts.offset, sample.facts.size)) for sample in kept]
         columns = _columns(facts)
         schema = pa.schema([("image", _IMAGE), *((name, column.type) for name, column in columns.items())], _FEATURES)
-        compression = {"image.bytes": "none", "image.path": "zstd", **dict.fromkeys(columns, "zstd")}
-        with pq.ParquetWriter(new, schema, compression=compression) as writer:
+        with pq.ParquetWriter(new, schema, compression=_compression(columns)) as writer:
             for start, end in _groups(kept):
                 images = [_image(source, sample) for sample in kept[start:end]]
                 arrays = [pa.array(images, _IMAGE), *(column[start:end] for column in columns.values())]
                 writer.write_table(pa.table(arrays, schema=schema))
+
+
+def copy(path: Path, gone: set[str], new: Path) -> None:
+    """Write what is in a file into another one, without the images called as *gone*."""
+    source = pq.ParquetFile(path)
+    schema = source.schema_arrow
+    with pq.ParquetWriter(new, schema, compression=_compression(schema.names)) as writer:
+        for group in range(source.num_row_groups):
+            table = source.read_row_group(group)
+            names = table["image"].combine_chunks().field("path").to_pylist()
+            writer.write_table(table.filter(pa.array([name not in gone for name in names])))
+
+
+def _compression(columns: Iterable[str]) -> dict[str, str]:
+    """Return how each column is packed: images are packed already."""
+    return {"image.bytes": "none", "image.path": "zstd", **{name: "zstd" for name in columns if name != "image"}}
 
 
 def _read(source: Any, offset: int, size: int) -> bytes:

@@ -31,6 +31,7 @@ from crawler.storage import Format, Storage
 #: Shards whose contents are remembered, for those who ask for images in the order of their tasks.
 REMEMBERED = 16
 
+_NEW = re.compile(r"\d{5,}\.new")
 _PART = re.compile(r"(\d{5,})\.(part|sealed)")
 
 
@@ -171,6 +172,39 @@ class ShardStore(Directory):
         for left in (part.path, new):
             left.unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Remove what was on its way to its name when somebody was cut off."""
+        for name in names(self._open):
+            if _NEW.fullmatch(name):
+                Path(self._open, name).unlink(missing_ok=True)
+
+    def published(self) -> list[str]:
+        """Return the names of the shards that are published, sorted."""
+        return [name for name in names(self.root) if self._shard.fullmatch(name)]
+
+    def images(self, shard: str) -> list[str]:
+        """Return the names of the images in a published shard."""
+        return list(self._remembered(Path(self.root, shard)).sizes())
+
+    def take_out(self, shard: str, gone: set[str]) -> None:
+        """Write a published shard anew, without some of its images, durably; without any it goes."""
+        path, new = Path(self.root, shard), self._open / f"{shard.partition('.')[0]}.new"
+        if gone.issuperset(self.images(shard)):
+            path.unlink()
+        else:
+            self._open.mkdir(exist_ok=True)
+            if self._storage.format is Format.PARQUET:
+                from crawler.consumer.store.parquet import copy
+
+                copy(path, gone, new)
+            else:
+                with _opened(path) as descriptor:
+                    kept = [sample for sample in samples(descriptor) if sample.image.name not in gone]
+                _copy(path, kept, new)
+            sync(new)
+            new.replace(path)
+        sync_folder(self.root)
+
     def tidy(self) -> None:
         """Remove the folders of spools and parts where they are empty."""
         super().tidy()
@@ -190,7 +224,7 @@ class ShardStore(Directory):
 
     def walk(self) -> Iterator[Found]:
         """Yield what is in the shards: see `Store.walk`. In memory is what one shard lists."""
-        shards = {name for name in names(self.root) if self._shard.fullmatch(name)}
+        shards = set(self.published())
         shards |= {shard_name(part.number, self._storage) for part in self.parts()}
         for shard in sorted(shards):
             contents = self._contents(shard)
