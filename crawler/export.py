@@ -14,11 +14,13 @@ import msgspec
 
 from crawler.broker.views import EntryRow, View
 from crawler.errors import StorageFailed, UsageError
+from crawler.facts import Facts
 from crawler.model import Record
 from crawler.out import Out
 
 #: Columns of a row, in order: which entry, then what became of its task (empty without a record).
-COLUMNS = ("list", "line", "id", "url", *(name for name in Record.__struct_fields__ if name not in ("id", "url")))
+_OF_RECORD = tuple(name for name in Record.__struct_fields__ if name not in ("id", "url", "facts"))
+COLUMNS = ("list", "line", "id", "url", *_OF_RECORD, *Facts.__struct_fields__)
 
 
 def export(out: Out, file: Path) -> int:
@@ -56,7 +58,10 @@ def export(out: Out, file: Path) -> int:
 
 def row(entry: EntryRow) -> dict[str, Any]:
     """Return an entry with the columns of `COLUMNS`."""
-    facts = dict.fromkeys(COLUMNS) if entry.record is None else msgspec.to_builtins(entry.record)
+    facts = dict.fromkeys(COLUMNS)
+    if entry.record is not None:
+        facts.update(msgspec.to_builtins(entry.record))
+        facts.update(facts.pop("facts") or {})
     facts.update(list=entry.list_name, line=entry.line, id=entry.task_id, url=entry.url)
     return {name: facts[name] for name in COLUMNS}
 
@@ -68,7 +73,12 @@ def _jsonl(text: TextIO, rows: Iterator[dict[str, Any]]) -> int:
 def _csv(text: TextIO, rows: Iterator[dict[str, Any]]) -> int:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    return sum(1 for facts in rows if writer.writerow(facts))
+    return sum(1 for facts in rows if writer.writerow(dict(zip(COLUMNS, map(_cell, facts.values()), strict=True))))
+
+
+def _cell(value: Any) -> Any:
+    """Return what stands in a cell: what has parts as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
 FORMATS: dict[str, Callable[[TextIO, Iterator[dict[str, Any]]], int]] = {".jsonl": _jsonl, ".csv": _csv}

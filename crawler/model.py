@@ -13,6 +13,7 @@ from typing import Annotated
 
 import msgspec
 
+from crawler.facts import Facts
 from crawler.reasons import Reason
 from crawler.settings import Settings
 
@@ -172,6 +173,8 @@ class Response(_Compact, frozen=True, kw_only=True):
     last_modified: str | None = None
     #: Seconds from the first connection to the last byte.
     seconds: float = 0.0
+    #: Headers that say what may be done with the image, by lower-case name.
+    licence: dict[str, str] = {}
 
 
 class Download(_Compact, frozen=True, kw_only=True):
@@ -253,6 +256,8 @@ class Completion(_Compact, frozen=True, kw_only=True):
     #: Of the response, for the next time.
     etag: str | None = None
     last_modified: str | None = None
+    #: Of a stored image, None where none are wanted.
+    facts: Facts | None = None
 
 
 class Record(_Frozen, frozen=True, kw_only=True):
@@ -279,6 +284,8 @@ class Record(_Frozen, frozen=True, kw_only=True):
     #: UTC, as 2026-01-01T00:00:00.000Z.
     finished_at: str
     detail: str | None = None
+    #: Of a stored image; what is not known of it is left out.
+    facts: Facts | None = None
 
 
 # ------------------------------------------------------------------ lists

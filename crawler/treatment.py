@@ -1,5 +1,5 @@
 """
-What a run is told to do with an image before it is stored: filters and transforms.
+What a run is told to do with an image before it is stored: filters, transforms and facts.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class Treatment(_Frozen, frozen=True, kw_only=True):
     filters: Filters = Filters()
     #: None keeps the bytes that came.
     transform: Transform | None = None
+    #: Kinds of facts that records have, of `crawler.facts.KINDS`.
+    facts: tuple[str, ...] = ("response", "image", "exif")
 
 
 def describe(transform: Transform | None) -> str:

@@ -25,6 +25,7 @@ HEIGHTS = {
     "crawler.errors": 1,
     "crawler.treatment": 1,
     "crawler.storage": 1,
+    "crawler.facts": 1,
     "crawler.settings": 2,
     "crawler.room": 2,  # on disks
     "crawler.descriptors": 2,
@@ -54,7 +55,12 @@ HEIGHTS = {
 OUTSIDE = {
     "requests": ("crawler.worker.fetch", "crawler.worker.faults", "crawler.worker.guard", "crawler.worker.headers"),
     "urllib3": ("crawler.worker.fetch", "crawler.worker.faults", "crawler.worker.guard"),
-    "PIL": ("crawler.consumer.image", "crawler.consumer.transform"),
+    "PIL": (
+        "crawler.consumer.image",
+        "crawler.consumer.describe",
+        "crawler.consumer.transform",
+        "crawler.consumer.treating",
+    ),
     "tqdm": ("crawler.progress",),
     "click": ("crawler.cli.",),
     # The data of model are its structs: it is for whatever encodes, decodes or copies one.
@@ -62,12 +68,14 @@ OUTSIDE = {
         "crawler.storage",
         "crawler.settings",
         "crawler.treatment",
+        "crawler.facts",
         "crawler.model",
         "crawler.processes",
         "crawler.producer.",
         "crawler.broker.",
         "crawler.worker.",
         "crawler.consumer.messages",
+        "crawler.consumer.about",
         "crawler.consumer.outputs",
         "crawler.consumer.verifier",
         "crawler.consumer.store.facts",

@@ -11,14 +11,16 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import PIL.Image as Pillow
 import pytest
 
 import crawler.consumer
 from crawler.consumer import sandbox
-from crawler.consumer.image import treat, verify
+from crawler.consumer.image import treat
 from crawler.consumer.messages import Accepted, Order, Ready, Refused, Setup, decode_answer, encode
 from crawler.errors import ImageRefused
+from crawler.facts import KINDS
 from crawler.processes import Crew
 from crawler.settings import Limits
 from crawler.treatment import Fit, Frames, Transform, Treatment
@@ -233,7 +235,11 @@ class Talk:
         answer = self.answers[-1]
         assert isinstance(answer, Accepted | Refused)
         assert answer.number == number
-        return (answer.image,) if isinstance(answer, Accepted) else (answer.reason, answer.detail)
+        if isinstance(answer, Refused):
+            return answer.reason, answer.detail
+        assert answer.facts is not None
+        assert answer.facts.decode_seconds is not None
+        return answer.image, msgspec.structs.replace(answer.facts, decode_seconds=None)
 
 
 @pytest.fixture
@@ -279,7 +285,8 @@ def outside(path: Path) -> tuple[object, ...]:
     """Return the verdict on a file in this process, which nothing confines."""
     with path.open("rb") as file:
         try:
-            return (verify(file, Limits()),)
+            made = treat(file, Limits(), Treatment())
+            return made.image, made.facts
         except ImageRefused as error:
             return error.reason, error.detail
 
@@ -359,7 +366,7 @@ def crashing(file, *args):
 @pytest.mark.parametrize("frames", list(Frames))
 def test_same_transforms(tmp_path: Path, format: str, frames: Frames) -> None:
     """A confined verifier makes of every fixture, byte for byte, what is made of it outside: nothing is loaded late."""
-    asked = Treatment(transform=Transform(size=50, fit=Fit.BORDER, format=format, frames=frames))
+    asked = Treatment(transform=Transform(size=50, fit=Fit.BORDER, format=format, frames=frames), facts=KINDS)
     talk = Talk(Setup(limits=Limits(), treatment=asked))
     try:
         wait_until(lambda: talk.answers)
@@ -378,7 +385,7 @@ def treated(path: Path, asked: Treatment) -> tuple[object, ...]:
     with path.open("rb") as file:
         try:
             made = treat(file, Limits(), asked)
-            return made.image, made.data
+            return made.image, made.facts, made.data
         except ImageRefused as error:
             return error.reason, error.detail, b""
 

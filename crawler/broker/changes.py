@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from crawler.broker.hosts import Held
+from crawler.facts import Facts
 from crawler.model import Batch, Completion, ListState, Row, Task
 from crawler.reasons import Reason
 
@@ -43,6 +44,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     format: str | None = None
     etag: str | None = None
     last_modified: str | None = None
+    facts: Facts | None = None
 
 
 class Ended(NamedTuple):
@@ -379,4 +381,5 @@ def body_of(completion: Completion, attempts: int, worker: str, path: str | None
         format=completion.format,
         etag=completion.etag,
         last_modified=completion.last_modified,
+        facts=completion.facts,
     )

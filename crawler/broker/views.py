@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crawler.broker.changes import LINE_BITS, TASK, decode_body, task_of
+import msgspec
+
+from crawler import facts
+from crawler.broker.changes import LINE_BITS, TASK, Body, decode_body, task_of
 from crawler.broker.hosts import Facts
 from crawler.broker.registry import read_facts, read_paused
 from crawler.errors import OutUnusable
@@ -259,4 +262,12 @@ def _record(row: Any) -> Record:
         worker=body.worker,
         finished_at=moment.replace("+00:00", "Z"),
         detail=body.detail,
+        facts=_facts(body),
     )
+
+
+def _facts(body: Body) -> facts.Facts | None:
+    """Return the facts of a record, with those that are kept beside them for the next fetch."""
+    if body.facts is None or body.facts.fetch_seconds is None:  # none, or none about the response
+        return body.facts
+    return msgspec.structs.replace(body.facts, etag=body.etag, last_modified=body.last_modified)

@@ -17,6 +17,21 @@ MAX_SIZE = 16_383
 FITS = ("keep-ratio", "keep-ratio-largest", "center-crop", "border")
 #: What --encode takes; names of formats in lower case.
 ENCODINGS = ("jpeg", "png", "webp", "avif")
+#: What --facts is by default.
+KINDS = "response,image,exif"
+_FACTS_HELP = "What records tell beside the outcome; also phash, a perceptual hash; or none."
+
+
+def _facts(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    from crawler.facts import KINDS as known
+
+    names = {name.strip().lower() for name in value.split(",")}
+    if unknown := sorted(names.difference(known, {"none"})):
+        raise click.BadParameter(f"{unknown[0]!r} is no kind of facts: give some of {', '.join(known)}, or none")
+    if "none" in names and len(names) > 1:
+        raise click.BadParameter("none goes with no other kind")
+    return tuple(kind for kind in known if kind in names)
+
 
 _PIXELS = click.IntRange(min=1)
 _RATIO = click.FloatRange(min=1)
@@ -36,6 +51,7 @@ _OPTIONS = (
     click.option("--encode", type=click.Choice(ENCODINGS), help="Write images anew. [jpeg with --resize, else not]"),
     click.option("--quality", type=click.IntRange(1, 100), help="Of what is encoded. [95; avif 80]"),
     click.option("--frames", type=click.Choice(["first", "all"]), help="Of animations encoded anew. [first]"),
+    click.option("--facts", metavar="KINDS", callback=_facts, default=KINDS, show_default=True, help=_FACTS_HELP),
 )
 
 
@@ -55,7 +71,7 @@ def read_treatment(options: dict[str, Any]) -> Any:
     """
     from crawler.treatment import Treatment
 
-    return Treatment(filters=_filters(options), transform=_transform(options))
+    return Treatment(filters=_filters(options), transform=_transform(options), facts=options["facts"])
 
 
 def _filters(options: dict[str, Any]) -> Any:

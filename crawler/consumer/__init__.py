@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from crawler.consumer.about import complete
 from crawler.consumer.jobs import Job, Jobs
 from crawler.consumer.messages import Accepted, Order, Ready, Refused, Setup, Verdict, decode_answer, encode
 from crawler.consumer.outputs import Outputs
@@ -77,6 +78,7 @@ class Consumer:
         setup = Setup(limits=limits, treatment=treatment or Treatment())
         #: Formats that a verdict may name.
         self._formats = (setup.treatment.transform.format,) if setup.treatment.transform else tuple(EXTENSIONS)
+        self._facts = setup.treatment.facts
         self._outputs = Outputs(setup.treatment.transform is not None)
         self._crew = Crew(VERIFIER, encode(setup), verifiers, self._on_message, self._on_death)
         self._changed = threading.Condition()
@@ -244,6 +246,7 @@ class Consumer:
             return _refused(download, verdict)
         try:
             download = self._outputs.take(job.number, download)
+            verdict = complete(verdict, job.download, download, self._facts)
             about = About(download, verdict.image)
             kept = self._store.keep(Path(download.path), download.sha256, verdict.image.format, about)
             if isinstance(kept, Future):
@@ -324,6 +327,7 @@ def _stored(download: Download, verdict: Accepted, path: str) -> Completion:
         format=verdict.image.format,
         etag=download.response.etag,
         last_modified=download.response.last_modified,
+        facts=verdict.facts,
     )
 
 

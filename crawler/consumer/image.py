@@ -26,10 +26,11 @@ from PIL import (  # noqa: F401  (importing a plugin is what registers its forma
     WebPImagePlugin,
 )
 
-from crawler.consumer.filters import judge_bytes, judge_size
+from crawler.consumer.filters import judge_bytes
 from crawler.consumer.png import check_pixels, read_layout
 from crawler.consumer.sniff import HEAD_SIZE, ends_early, format_of, refuse_by_head, webp_size
-from crawler.consumer.transform import Made, Transformer
+from crawler.consumer.transform import Made
+from crawler.consumer.treating import Treating
 from crawler.errors import ImageRefused
 from crawler.model import Image
 from crawler.reasons import Reason
@@ -72,7 +73,7 @@ def verify(file: BinaryIO, limits: Limits) -> Image:
     Raises:
         ImageRefused: It is no image that can be stored; the reason says why.
     """
-    return treat(file, limits, Treatment()).image
+    return treat(file, limits, Treatment(facts=())).image
 
 
 def treat(file: BinaryIO, limits: Limits, treatment: Treatment) -> Made:
@@ -110,36 +111,30 @@ def _decode(file: BinaryIO, format: str, limits: Limits, treatment: Treatment) -
         # Its decoder takes the memory for two whole pictures before it tells the size of one.
         _judge_size(webp_size(file), format, limits.max_pixels)
     with Pillow.open(file, formats=(format,)) as image:
-        facts = Image(format=format, width=image.width, height=image.height)
         _judge_size(image.size, str(image.format), limits.max_pixels)
-        judge_size(treatment.filters, image.size)
-        asked = treatment.transform
-        transformer = Transformer(asked, image, limits.max_pixels) if asked else None
+        treating = Treating(treatment, image, limits)
         if format == "PNG":
             is_animated = bool(getattr(image, "is_animated", False))
             # Checks what loading does not: the checksums of all chunks. It uses the object up.
             image.verify()
         else:
-            _decode_frames(image, limits, transformer)
+            _decode_frames(image, limits, treating)
     if format == "PNG":
         layout = None if is_animated else read_layout(file)
         if layout is not None:
             check_pixels(file, layout)
-        if layout is None or transformer:
+        if layout is None or treating.needs_pixels:
             with Pillow.open(file, formats=(format,)) as image:
-                _decode_frames(image, limits, transformer)
+                _decode_frames(image, limits, treating)
     if format == "GIF":
         _require_trailer(file)
-    return transformer.make() if transformer else Made(facts)
+    return treating.made()
 
 
-def _decode_frames(image: Pillow.Image, limits: Limits, transformer: Transformer | None) -> None:
+def _decode_frames(image: Pillow.Image, limits: Limits, treating: Treating) -> None:
     """Decode one frame after the other, within the limits on their number and their pixels together."""
-    if image.format == "JPEG" and transformer:
-        transformer.draft(image)
-    elif image.format == "JPEG":
-        # Reads every entropy-coded byte as a full decode does, but spares computing most pixels: half the time.
-        image.draft("L", (1, 1))
+    if image.format == "JPEG":
+        treating.draft(image)
     pixels = 0
     for number in range(MAX_FRAMES + 1):
         try:
@@ -153,8 +148,7 @@ def _decode_frames(image: Pillow.Image, limits: Limits, transformer: Transformer
                 Reason.TOO_MANY_PIXELS, f"over {limits.max_pixels * FRAMES_FACTOR} in {number + 1} frames"
             )
         image.load()
-        if transformer:
-            transformer.take(image)
+        treating.take(image)
     raise ImageRefused(Reason.TOO_MANY_PIXELS, f"more than {MAX_FRAMES} frames")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
+from crawler.facts import Facts
 from crawler.model import Image
 from crawler.reasons import Reason
 from crawler.settings import Limits
@@ -47,6 +48,8 @@ class Accepted(_Message, frozen=True, kw_only=True, tag="accepted"):
     number: int
     #: What is to be stored: the image as it is, or as it was written into the file that came with the order.
     image: Image
+    #: About the image, as far as they are wanted and the file tells them.
+    facts: Facts | None = None
     #: Whether the verifier has done its share, or has grown: it wants to be replaced.
     is_worn: bool = False
 

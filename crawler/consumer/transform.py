@@ -16,6 +16,7 @@ import PIL.Image as Pillow
 from PIL import ImageCms
 
 from crawler.errors import ImageRefused
+from crawler.facts import Facts
 from crawler.model import Image
 from crawler.reasons import Reason
 from crawler.treatment import ANIMATED, Fit, Frames, Transform
@@ -62,6 +63,8 @@ class Made(NamedTuple):
     image: Image
     #: The file, None where it stays as it came.
     data: bytes | None = None
+    #: None where none are wanted of a verifier.
+    facts: Facts | None = None
 
 
 def plan(transform: Transform, size: tuple[int, int]) -> Plan:

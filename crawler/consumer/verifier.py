@@ -13,6 +13,7 @@ import errno
 import io
 import os
 import sys
+import time
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
@@ -114,10 +115,14 @@ def _judge(order: Order, descriptor: int, output: int | None, setup: Setup) -> V
         file = stack.enter_context(open(descriptor, "rb"))
         made_file = stack.enter_context(open(output, "wb", buffering=0)) if output is not None else None
         try:
+            began = time.perf_counter()
             made = treat(file, setup.limits, setup.treatment)
             if made_file is not None and made.data is not None:
                 _write(made_file, made.data)
-            return Accepted(number=order.number, image=made.image)
+            facts = made.facts
+            if facts is not None and "image" in setup.treatment.facts:
+                facts = msgspec.structs.replace(facts, decode_seconds=round(time.perf_counter() - began, 4))
+            return Accepted(number=order.number, image=made.image, facts=facts)
         except ImageRefused as error:
             reason, detail = _blame(error)
             return Refused(number=order.number, reason=reason, detail=detail[:MAX_DETAIL])

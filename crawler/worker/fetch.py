@@ -24,6 +24,7 @@ from crawler.worker.expected import Expected
 from crawler.worker.faults import causes_of, translate
 from crawler.worker.guard import Guard, GuardedAdapter, make_context
 from crawler.worker.headers import RequestHeaders, is_stored
+from crawler.worker.licence import find_licence
 from crawler.worker.optout import find_opt_out
 from crawler.worker.robots import Answer, read_rules
 from crawler.worker.watchdog import Pace, Watch
@@ -182,6 +183,7 @@ class Fetcher:
             etag=_cut(headers.get("ETag")),
             last_modified=_cut(headers.get("Last-Modified")),
             seconds=time.monotonic() - began,
+            licence=find_licence(headers),
         )
         return Download(token=lease.token, task=lease.task, path=str(path), size=size, sha256=digest, response=facts)
 
