@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection, Pipe
 from multiprocessing.reduction import send_handle
 from pathlib import Path
 
+from crawler.slate import Slate, share
+
 #: Seconds that a child may leave a message to it unread, or one of its own half sent, before it is killed.
 PIPE_WAIT = 10.0
 #: Seconds to wait for the kernel to end a killed process.
@@ -35,12 +37,13 @@ class Child:
         number: Its number in the crew.
         module: What it runs.
         setup: First message to it.
+        places: Places of its slate.
 
     Raises:
         OSError: It cannot be started.
     """
 
-    def __init__(self, number: int, module: str, setup: bytes) -> None:
+    def __init__(self, number: int, module: str, setup: bytes, places: int) -> None:
         self.number = number
         self.began = time.monotonic()
         self.is_ready = False
@@ -49,6 +52,10 @@ class Child:
         with contextlib.ExitStack() as undo:
             self.connection, theirs = Pipe()
             undo.callback(self.connection.close)
+            shared = share(places)
+            undo.callback(os.close, shared)
+            self.slate = Slate(shared, places)
+            undo.callback(self.slate.close)
             with theirs:
                 _limit_waits(self.connection)
                 reading, writing = os.pipe()
@@ -56,15 +63,16 @@ class Child:
                     self._said = undo.enter_context(open(reading, "rb", buffering=0))
                     os.set_blocking(reading, False)
                     self.process = subprocess.Popen(
-                        [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                        [sys.executable, "-P", "-m", module, *map(str, (theirs.fileno(), shared, places))],
                         stdin=subprocess.DEVNULL,
                         # Where standard error goes once it is ready; until then it is kept, to say why it is not.
                         stdout=_standard_error(),
                         stderr=errors,
                         env=_environment(),
-                        pass_fds=(theirs.fileno(),),
+                        pass_fds=(theirs.fileno(), shared),
                     )
             undo.pop_all()
+            os.close(shared)
         # Where it is dead already, its closed pipe says so.
         self.send(setup)
 
@@ -110,6 +118,7 @@ class Child:
         with self._lock:
             self._is_open = False
             self.connection.close()
+        self.slate.close()
         return self.process.returncode, self._take_said()
 
     def _take_said(self) -> str:

@@ -4,12 +4,12 @@ Child processes over pipes: start, feed, watch, replace.
 A `Crew` is some children of one kind. Each has a pipe of its own, so that killing any one breaks nobody else's
 channel, and a closed pipe is the news of its death. Messages are bytes; who uses a crew encodes them.
 
-    parent                                            child: python -P -m MODULE FD
+    parent                                            child: python -P -m MODULE PIPE SLATE PLACES
       setup ───────────────────────────────────────────▶ child_main
       ◀─────────────────────────────────────────── b"" (ready)
       send(message), send(message, *descriptors) ──────▶ serve
       on_message ◀────────────────────────────────── messages
-      on_death   ◀────────────────────────────────── end of the pipe
+      on_death   ◀────────────────────────────────── end of the pipe, what is on its slate
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ class Crew:
         setup: First message to each child.
         size: Number of children, at least 1.
         on_message: Called with a child's number and a message of it.
-        on_death: Called with the number of a child that ended; its replacement is there already. All that it sent
-            before has been handed to `on_message`.
+        on_death: Called with the number of a child that ended, and what it had noted on its slate; its replacement is
+            there already. All that it sent before has been handed to `on_message`.
+        places: Places of each child's slate, at least 1.
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class Crew:
         setup: bytes,
         size: int,
         on_message: Callable[[int, bytes], None],
-        on_death: Callable[[int], None],
+        on_death: Callable[[int, set[int]], None],
+        places: int = 1,
     ) -> None:
         #: Whether children cannot be started: those that die are not replaced any more.
         self.hopeless = False
@@ -82,6 +84,7 @@ class Crew:
         self._size = size
         self._on_message = on_message
         self._on_death = on_death
+        self._places = places
         self._lock = threading.Lock()
         self._children: dict[int, Child] = {}
         self._numbers = itertools.count(1)
@@ -174,7 +177,7 @@ class Crew:
         """Start children until the crew is complete, or hopeless."""
         while len(self._children) < self._size and not self.hopeless and time.monotonic() >= self._fill_at:
             try:
-                child = Child(next(self._numbers), self._module, self._setup)
+                child = Child(next(self._numbers), self._module, self._setup, self._places)
             except OSError as error:
                 # No memory, processes or descriptors left. That may pass.
                 self._fill_at = time.monotonic() + TICK
@@ -211,15 +214,16 @@ class Crew:
         self._selector.unregister(child.connection.fileno())
         with self._lock:
             del self._children[child.number]
+        noted = child.slate.read()
         status, said = child.end(time.monotonic())
         if child.is_ready:
             log.warning("%s %d (process %d) ended, status %s", self._module, child.number, child.process.pid, status)
         else:
             self._count_stillborn(said or f"status {status}")
         self._fill()
-        self._tell(self._on_death, child.number)
+        self._tell(self._on_death, child.number, noted)
 
-    def _tell(self, callback: Callable[..., None], *args: int | bytes) -> None:
+    def _tell(self, callback: Callable[..., None], *args: int | bytes | set[int]) -> None:
         try:
             callback(*args)
         except Exception:  # a defect in a callback must not leave the other children without a parent
@@ -265,8 +269,9 @@ def child_main(serve: Callable[[Connection, bytes], None]) -> None:
     for number in FOR_PARENTS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_PARENTS)
-    fd = int(sys.argv[1])
+    fd, slate = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(fd, False)
+    os.set_inheritable(slate, False)
     with Connection(fd) as connection, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _end_with_parent(connection)
         setup = connection.recv_bytes()

@@ -198,7 +198,7 @@ class _Conductor:
                 error.exit_status = ended.exit_status
                 self._fail(error)
 
-    def _on_death(self, child: int) -> None:
+    def _on_death(self, child: int, _: set[int]) -> None:
         log.warning("a local worker died; another one takes its place")
         if self._crew is not None and self._crew.hopeless:
             self._fail(CrawlerError(f"local workers cannot be started: {self._crew.why}"))

@@ -30,6 +30,7 @@ HEIGHTS = {
     "crawler.room": 2,  # on disks
     "crawler.descriptors": 2,
     "crawler.model": 3,
+    "crawler.slate": 2,  # what a child notes, for its parent
     "crawler.child": 3,  # one child and its pipe, for processes
     "crawler.broker": 4,  # the verbs; what stands beside that file is a backend
     "crawler.processes": 4,

@@ -24,8 +24,10 @@ CHILD = """
 import os, struct, subprocess, sys, threading
 from multiprocessing.reduction import recv_handle
 from crawler.processes import child_main
+from crawler.slate import mine
 
 def serve(connection, setup):
+    slate = mine()
     while True:
         order = connection.recv_bytes()
         if order == b"die":
@@ -46,6 +48,12 @@ def serve(connection, setup):
         elif order == b"huge":
             os.write(connection.fileno(), struct.pack("!i", 2_000_000_000))
             threading.Event().wait()
+        elif order == b"note":
+            slate.note(1, 7)
+            slate.note(2, 2**63)
+            slate.note(3, 9)
+            slate.note(3, 0)
+            os._exit(3)
         elif order == b"leave":
             return
         elif order == b"pid":
@@ -73,6 +81,8 @@ class Heard:
         #: Live children at the time of each death.
         self.at_death: list[list[int]] = []
         self.is_defective = False
+        #: What the last that died had noted.
+        self.noted: set[int] = set()
         self.crew: Crew
 
     def message(self, child: int, message: bytes) -> None:
@@ -80,8 +90,9 @@ class Heard:
             raise ZeroDivisionError
         self.events.append(("message", child, message))
 
-    def death(self, child: int) -> None:
+    def death(self, child: int, noted: set[int]) -> None:
         self.at_death.append(self.crew.children())
+        self.noted = noted
         self.events.append(("death", child, b""))
 
     def messages(self) -> list[bytes]:
@@ -113,7 +124,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     def start(size: int = 1, code: str = CHILD, setup: bytes = b"setup ") -> Heard:
         (tmp_path / "crew_child.py").write_text(textwrap.dedent(code))
         heard = Heard()
-        heard.crew = Crew("crew_child", setup, size, heard.message, heard.death)
+        heard.crew = Crew("crew_child", setup, size, heard.message, heard.death, 4)
         started.append(heard.crew)
         heard.crew.start()
         return heard
@@ -211,7 +222,7 @@ def test_late_start(make: Make, tmp_path: Path) -> None:
 def test_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A crew of which no child can be started says so at once."""
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    crew = Crew("crew_child", b"", 2, lambda child, message: None, lambda child: None)
+    crew = Crew("crew_child", b"", 2, lambda child, message: None, lambda child, noted: None)
     with pytest.raises(CrawlerError, match="nonexistent"):
         crew.start()
 
@@ -287,11 +298,11 @@ def test_grandchild(make: Make) -> None:
 
 
 def test_inherits(make: Make) -> None:
-    """A child has its own pipe, standard input, output and error, and nothing else of its parent's."""
+    """A child has its own pipe and slate, standard input, output and error, and nothing else of its parent's."""
     heard = make(3)
     for child in heard.crew.children():
         # One more is open while it lists them.
-        assert len(heard.ask(child, b"files").split()) == 5
+        assert len(heard.ask(child, b"files").split()) == 6
 
 
 def test_import_path(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +352,7 @@ def hear(child, message):
         globals().update(pid=message.decode())
         crew.send(1, b"hang")
 
-crew = Crew("crew_child", b"", 1, hear, lambda child: None)
+crew = Crew("crew_child", b"", 1, hear, lambda child, noted: None)
 crew.start()
 crew.send(1, b"pid")
 threading.Event().wait()
@@ -354,3 +365,14 @@ threading.Event().wait()
         assert is_alive(pid)
         process.kill()
     wait_until(lambda: not is_alive(pid))
+
+
+def test_what_a_child_noted_outlives_it(make: Make) -> None:
+    """A parent reads after a child's death what this had noted, however it died; what was taken back is gone."""
+    heard = make()
+    heard.crew.send(heard.crew.children()[0], b"note")
+    wait_until(lambda: heard.deaths() == [1])
+    assert heard.noted == {7, 2**63}
+    heard.crew.send(heard.crew.children()[0], b"die")
+    wait_until(lambda: heard.deaths() == [1, 2])
+    assert heard.noted == set()

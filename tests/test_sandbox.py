@@ -223,7 +223,7 @@ class Talk:
     def on_message(self, _: int, message: bytes) -> None:
         self.answers.append(decode_answer(message))
 
-    def on_death(self, _: int) -> None:
+    def on_death(self, _: int, __: set[int]) -> None:
         self.deaths += 1
 
     def judge(self, path: Path, *outputs: int) -> tuple[object, ...]:

@@ -19,6 +19,7 @@ from crawler.errors import CrawlerError, QueueUnavailable, UnknownSession, WireE
 from crawler.model import Completion, Download, Progress, QueueStatus
 from crawler.reasons import Reason
 from crawler.settings import Access, Politeness, Settings
+from crawler.slate import Slate
 from crawler.worker import Ends, Plan, Worker
 from crawler.worker.crew import DownloaderCrew
 from crawler.worker.messages import Setup
@@ -103,8 +104,10 @@ class Rig:
         assert not self._thread.is_alive()
 
     def started(self) -> set[int]:
-        """Return the tokens of fetches that the worker knows to be under way."""
-        return set(self.crew._started)
+        """Return the tokens of fetches that downloaders have noted to be under way."""
+        crews = filter(None, (getattr(self.crew, "_crew", None), self.crew._alone))
+        children = [child for crew in crews for child in list(crew._children.values())]
+        return {token for child in children for token in noted(child.slate)}
 
     def result(self) -> QueueStatus | CrawlerError:
         """Wait for the worker's end."""
@@ -211,6 +214,14 @@ def test_a_task_over_which_three_died_is_poisoned(rig: Rig, site: Site) -> None:
     records = {record.url: record for record in rig.bench.records()}
     assert (records[bad].reason, records[bad].attempts) == (Reason.POISONED, 0)
     assert records[good].path is not None
+
+
+def noted(slate: Slate) -> set[int]:
+    """Return what is on a slate, nothing where its child has ended meanwhile."""
+    try:
+        return slate.read()
+    except ValueError:
+        return set()
 
 
 def _held(rig: Rig) -> list[Any]:

@@ -95,7 +95,7 @@ def _sandbox() -> Finding:
         heard.append(message)
         news.set()
 
-    crew = Crew(VERIFIER, encode(Setup(limits=Limits())), 1, on_message, lambda _: news.set())
+    crew = Crew(VERIFIER, encode(Setup(limits=Limits())), 1, on_message, lambda *_: news.set())
     try:
         crew.start()
         news.wait(VERIFIER_WAIT)

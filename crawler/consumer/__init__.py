@@ -210,7 +210,7 @@ class Consumer:
             self._jobs.retire(verifier)
         self._outcomes.put((job, verdict))
 
-    def _on_death(self, verifier: int) -> None:
+    def _on_death(self, verifier: int, _: set[int]) -> None:
         lost = self._jobs.died(verifier)
         if lost is not None:
             job, reason = lost

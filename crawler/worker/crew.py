@@ -62,16 +62,19 @@ class DownloaderCrew:
         self._setup = setup
         self._processes = processes
         self._lock = threading.Lock()
-        #: What each child holds: token to (lease, whether it has started).
+        #: What each child holds, by token. Which of them it has started is on its slate.
         self._holds: dict[int, dict[int, Lease]] = {}
-        self._started: set[int] = set()
+        #: Children that were killed for a task that nobody wants any more: the others they held are innocent.
+        self._killed: set[int] = set()
         self._suspects: deque[Lease] = deque()
         self._alone: Crew | None = None
 
     def start(self, heard: Heard) -> None:
         """Begin."""
         self._heard = heard
-        self._crew = Crew(_MODULE, encode(self._setup), self._processes, self._on_message, self._on_death)
+        self._crew = Crew(
+            _MODULE, encode(self._setup), self._processes, self._on_message, self._on_death, self._setup.threads
+        )
         self._crew.start()
 
     def feed(self, leases: list[Lease]) -> None:
@@ -109,10 +112,7 @@ class DownloaderCrew:
             for child in children:
                 for token in gone & self._holds[child].keys():
                     del self._holds[child][token]
-            # The others were not the cause: they come back as if they had not started.
-            for child in children:
-                self._started.difference_update(self._holds[child])
-            self._started -= gone
+            self._killed.update(children)
         for child in children:
             crew, number = (self._alone, child - _ALONE) if child >= _ALONE else (self._crew, child)
             if crew is not None:
@@ -131,19 +131,18 @@ class DownloaderCrew:
         events = decode_events(message)
         with self._lock:
             held = self._holds.get(child, {})
-            self._started.update(token for token in events.started if token in held)
             for token in ended(events):
                 held.pop(token, None)
-                self._started.discard(token)
         self._heard.events(events)
         if child >= _ALONE:
             self._feed_alone()
 
-    def _on_death(self, child: int) -> None:
+    def _on_death(self, child: int, noted: set[int]) -> None:
         with self._lock:
             held = self._holds.pop(child, {})
-            lost = [token for token in held if token in self._started]
-            self._started.difference_update(held)
+            is_innocent = child in self._killed
+            self._killed.discard(child)
+            lost = [] if is_innocent else [token for token in held if token in noted]
             returned = [lease for token, lease in held.items() if token not in lost]
         if lost:
             self._heard.lost(lost)
@@ -169,7 +168,7 @@ class DownloaderCrew:
                     setup,
                     1,
                     lambda child, message: self._on_message(child + _ALONE, message),
-                    lambda child: self._on_death(child + _ALONE),
+                    lambda child, noted: self._on_death(child + _ALONE, noted),
                 )
                 self._alone.start()
             children = self._alone.children()

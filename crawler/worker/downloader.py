@@ -6,6 +6,7 @@ import contextlib
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from crawler import slate
 from crawler.descriptors import raise_limit
 from crawler.processes import child_main
 from crawler.worker.messages import Events, decode_feed, decode_setup, encode
@@ -22,7 +23,7 @@ def serve(connection: Connection, setup: bytes) -> None:
         with contextlib.suppress(OSError):
             connection.send_bytes(encode(events))
 
-    pool = FetchThreads(told.settings, Path(told.spool), told.threads, report)
+    pool = FetchThreads(told.settings, Path(told.spool), told.threads, report, slate.mine().note)
     pool.start()
     while True:
         pool.feed(decode_feed(connection.recv_bytes()).leases)

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 End = Completion | Failure | Finding
 #: Ends sent in one call at most.
 BATCH = 256
+#: Seconds for which completions are gathered: each call costs a commit, and the time of several threads.
+GATHER = 0.01
 
 
 def unforeseen(error: Exception) -> CrawlerError:
@@ -48,6 +50,8 @@ class Outbox:
         self._on_sent = on_sent
         self._on_error = on_error
         self._waiting: list[End] = []
+        #: Whether something waits that the queue must know before it hands out more.
+        self._hurry = False
         #: What is being sent.
         self._sending: list[End] = []
         self._closing = False
@@ -62,6 +66,7 @@ class Outbox:
         """Take the end of a lease; never blocks."""
         with self._state:
             self._waiting.append(end)
+            self._hurry |= not isinstance(end, Completion)
             self._state.notify_all()
 
     def flush(self, wait: float) -> bool:
@@ -100,11 +105,13 @@ class Outbox:
         with self._state:
             while not self._waiting and not self._closing:
                 self._state.wait(60)
+            self._state.wait_for(lambda: self._hurry or self._closing or len(self._waiting) >= BATCH, GATHER)
             if self._closing:
                 return []
             # Hosts first: the queue must know what they said before it hands out more of them.
             self._waiting.sort(key=lambda end: isinstance(end, Completion))
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            self._hurry = bool(self._waiting)
             self._sending = batch
             return batch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 #: Events gathered into one message at most.
 GATHER = 256
+#: Seconds from one message to the next at least: each wakes some threads of the worker.
+PAUSE = 0.005
 
 
 class FetchThreads:
@@ -30,14 +33,23 @@ class FetchThreads:
         spool: Folder for bodies.
         threads: Number of threads.
         report: Called with what happened, from one thread, in order.
+        note: Called by each thread with its number and the token of what it begins with, or 0 for nothing.
     """
 
-    def __init__(self, settings: Settings, spool: Path, threads: int, report: Callable[[Events], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Path,
+        threads: int,
+        report: Callable[[Events], None],
+        note: Callable[[int, int], None] = lambda thread, token: None,
+    ) -> None:
         self._fetcher = Fetcher(settings, spool, threads)
         self._report = report
+        self._note = note
         self._todo: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
         self._happened: queue.SimpleQueue[int | Download | Completion | Failure | Finding | None] = queue.SimpleQueue()
-        self._fetching = [threading.Thread(target=self._fetch_all, daemon=True) for _ in range(threads)]
+        self._fetching = [threading.Thread(target=self._fetch_all, args=(n,), daemon=True) for n in range(threads)]
         self._reporting = threading.Thread(target=self._report_all, name="report", daemon=True)
 
     def start(self) -> None:
@@ -61,10 +73,12 @@ class FetchThreads:
         self._reporting.join(wait)
         self._fetcher.close()
 
-    def _fetch_all(self) -> None:
+    def _fetch_all(self, number: int) -> None:
         while (lease := self._todo.get()) is not None:
+            self._note(number, lease.token)
             self._happened.put(lease.token)
             self._happened.put(self._fetch(lease))
+            self._note(number, 0)
 
     def _fetch(self, lease: Lease) -> Download | Completion | Failure | Finding:
         try:
@@ -76,9 +90,11 @@ class FetchThreads:
             return failure(lease, FetchError(Reason.INTERNAL, f"{type(error).__name__}: {error}"))
 
     def _report_all(self) -> None:
-        ended = False
+        ended, next_at = False, 0.0
         while not ended:
             gathered = [self._happened.get()]
+            time.sleep(max(0.0, next_at - time.monotonic()))
+            next_at = time.monotonic() + PAUSE
             while len(gathered) < GATHER and not self._happened.empty():
                 gathered.append(self._happened.get())
             ended = None in gathered
