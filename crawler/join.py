@@ -23,7 +23,7 @@ from crawler.broker.wire import parse_address
 from crawler.consumer import Consumer
 from crawler.consumer.store.opening import AnyStore, open_store
 from crawler.consumer.store.shards import ShardStore
-from crawler.errors import CrawlerError, UsageError
+from crawler.errors import CrawlerError, UnknownSession, UsageError
 from crawler.model import PROTOCOL, Hello, QueueStatus, Role, Welcome
 from crawler.processes import child_main
 from crawler.worker import Ends, Plan, Sink, Worker
@@ -115,16 +115,26 @@ def work(joining: Joining, began: Callable[[Worker], None]) -> QueueStatus:
 
 def _work(client: QueueClient, joining: Joining, began: Callable[[Worker], None]) -> QueueStatus:
     queue: TaskQueue = client.proxy("task_queue")
-    welcome = queue.hello(greet(Role.WORKER, local=joining.local))
-    client.session = welcome.session
-    store = _store(joining, queue, welcome)
-    if isinstance(store, ShardStore):
-        store.begin(lambda: queue.open_shard(client.session))
+    welcome, store = _meet(client, joining, queue)
     with _spool(store, welcome.session) as spool:
         worker = _assemble(client, joining, welcome, store, spool)
         client.renew = lambda: _renew(client, queue, worker, joining, store)
         began(worker)
         return worker.run()
+
+
+def _meet(client: QueueClient, joining: Joining, queue: TaskQueue) -> tuple[Welcome, AnyStore | None]:
+    """Say hello and choose where downloads go; anew where the coordinator was started anew in between."""
+    while True:
+        welcome = queue.hello(greet(Role.WORKER, local=joining.local))
+        client.session = welcome.session
+        try:
+            store = _store(joining, queue, welcome)
+            if isinstance(store, ShardStore):
+                store.begin(lambda: queue.open_shard(client.session))
+            return welcome, store
+        except UnknownSession:
+            log.info("the coordinator was started anew: saying hello again")
 
 
 def _assemble(client: QueueClient, joining: Joining, welcome: Welcome, store: AnyStore | None, spool: Path) -> Worker:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from crawler.consumer.store.directory import DirectoryStore
+from crawler.join import Joining, work
+from crawler.model import QueueStatus
 from tests.command import LOCAL, records, rows, run, running, served, status, write_list
 from tests.conftest import free_port, wait_until
 from tests.site import Site, photo
@@ -170,6 +174,35 @@ def test_a_worker_rides_out_a_restart_of_the_coordinator(tmp_path: Path, site: S
     kept = records(tmp_path, "urls.crawl")
     assert sorted(record["url"] for record in kept) == sorted(urls)
     assert all(record["outcome"] == "stored" for record in kept)
+
+
+def test_a_coordinator_that_is_killed_while_a_worker_joins(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its hello and the proof that it sees the store: it says hello to the next one, and proves it there."""
+    run(tmp_path, "keygen", "key")
+    write_list(tmp_path, *(site.url(f"/photo/{n}.jpg") for n in range(10)))
+    address = f"127.0.0.1:{free_port()}"
+    seed = ("seed", "urls.txt", *LOCAL, "--workers", "0", "--listen", address, "--key", "key")
+    with ExitStack() as stack:
+        processes = [stack.enter_context(running(tmp_path, *seed))]
+        served(tmp_path, "urls.crawl")
+        prove, sessions = DirectoryStore.prove, []
+
+        def restarted(store: DirectoryStore, session: str, nonce: str) -> None:
+            sessions.append(session)
+            if len(sessions) == 1:
+                processes[0].kill()
+                processes[0].wait(20)
+                processes.append(stack.enter_context(running(tmp_path, *seed)))
+            prove(store, session, nonce)
+
+        monkeypatch.setattr(DirectoryStore, "prove", restarted)
+        joining = Joining(address=address, key=str(tmp_path / "key"), processes=1, threads=4, verifiers=1)
+        assert work(joining, lambda worker: None) is QueueStatus.FINISHED
+        assert processes[1].wait(30) == 0
+    assert len(set(sessions)) == len(sessions) == 2
+    assert [record["outcome"] for record in records(tmp_path, "urls.crawl")] == ["stored"] * 10
 
 
 def test_sigterm_of_a_worker_gives_back(tmp_path: Path, site: Site) -> None:
