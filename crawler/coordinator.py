@@ -257,8 +257,13 @@ class Coordinator:
 
     # ------------------------------------------------------------ the end
 
-    def close(self) -> None:
-        """End everything; what was acknowledged is on disk."""
+    def close(self, wait: float = END_WAIT) -> None:
+        """
+        End everything; what was acknowledged is on disk.
+
+        Args:
+            wait: Seconds for connections and for the consumer to end what is under way.
+        """
         self.ledger.hurry()
         with ExitStack() as stack:  # in reverse; whatever one step meets, the others follow
             stack.callback(self.ledger.close)
@@ -271,11 +276,11 @@ class Coordinator:
                 stack.callback(self._publisher.close, is_finished)
             if self._consumer is not None:
                 stack.callback(self._outbox.close)
-                stack.callback(self._outbox.flush, END_WAIT)
+                stack.callback(self._outbox.flush, wait)
                 stack.callback(self.store.close)
-                stack.callback(self._consumer.close, END_WAIT)
+                stack.callback(self._consumer.close, wait)
             if self._server is not None:
-                stack.callback(self._server.close, END_WAIT)
+                stack.callback(self._server.close, wait)
 
     def _sweep_left(self) -> None:
         alive = self.queue.alive() - {OWN}

@@ -119,6 +119,7 @@ def _work(client: QueueClient, joining: Joining, began: Callable[[Worker], None]
     with _spool(store, welcome.session) as spool:
         worker = _assemble(client, joining, welcome, store, spool)
         client.renew = lambda: _renew(client, queue, worker, joining, store)
+        worker.on_overdue = client.cancel
         began(worker)
         return worker.run()
 

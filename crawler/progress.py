@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -50,23 +51,37 @@ class Bar(Watch):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        with self._showing():
+            if self._bar is not None:
+                self._bar.close()
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        """Show nothing more where nobody can see it: a run does not end because its terminal or pipe is gone."""
+        try:
+            yield
+        except OSError:
+            self._quiet, self._live, self._bar = True, False, None
 
     def serving(self, address: str) -> None:
         """Say how others can join."""
+        with self._showing():
+            self._say(self._how_to_join(address))
+
+    def _say(self, text: str) -> None:
         if not self._quiet:
-            print(self._how_to_join(address), file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
     def stats(self, stats: Stats) -> None:
         """Show how the queue stands."""
         if self._at_first is None:
             self._at_first = stats.stored + stats.failed
-        if self._live:
-            self._draw(stats)
-        elif not self._quiet and time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + PLAIN_PAUSE
-            print(line(stats, self._eta(stats)), file=sys.stderr, flush=True)
+        with self._showing():
+            if self._live:
+                self._draw(stats)
+            elif time.monotonic() >= self._next_line:
+                self._next_line = time.monotonic() + PLAIN_PAUSE
+                self._say(line(stats, self._eta(stats)))
 
     def _draw(self, stats: Stats) -> None:
         if self._bar is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -137,6 +138,8 @@ class _Conductor:
         self._crew: Crew | None = None
         self._producer: threading.Thread | None = None
         self._stats: Stats | None = None
+        #: time.monotonic() at which the grace is over, once it was stopped.
+        self._end_by = math.inf
         self._coordinator = Coordinator(run.out, run.opening, self._fail)
         self._queue = self._coordinator.queue
 
@@ -221,9 +224,12 @@ class _Conductor:
         self._tell()
         self._wait_for_leaving()
 
+    def _left(self, most: float) -> float:
+        """Return the seconds that a step of the end may take, at most *most*: the grace is for all of them."""
+        return 0.0 if self._stop.now.is_set() else max(0.0, min(most, self._end_by - time.monotonic()))
+
     def _wait_for_leaving(self) -> None:
-        wait = 0.0 if self._stop.now.is_set() else LINGER
-        self._queue.wait(lambda status, leased, workers: workers == 0, wait)
+        self._queue.wait(lambda status, leased, workers: workers == 0, self._left(LINGER))
 
     def _how_far(self) -> str:
         stats = self._queue.stats()
@@ -237,21 +243,20 @@ class _Conductor:
     def _drain(self) -> None:
         """Let workers end or give back what they hold, and leave, within the grace."""
         self._queue.drain(self._run.grace)
-        give_up = time.monotonic() + self._run.grace
-        while time.monotonic() < give_up and not self._stop.now.is_set() and self._error is None:
+        self._end_by = time.monotonic() + self._run.grace
+        while self._left(TICK) and self._error is None:
             if self._queue.wait(lambda status, leased, workers: leased == 0, TICK):
                 return
             self._tell()
 
     def close(self) -> None:
         """End children, server and queues."""
-        wait = 0.0 if self._stop.now.is_set() else END_WAIT
         if self._crew is not None:
-            self._crew.close(wait)
+            self._crew.close(self._left(END_WAIT))
         self._error = self._error or Stopped("closing")
         if self._producer is not None:
             self._producer.join(END_WAIT)
-        self._coordinator.close()
+        self._coordinator.close(self._left(END_WAIT))
 
     def summary(self, seconds: float) -> Summary:
         """Sum up, after the end."""

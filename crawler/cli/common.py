@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Callable
@@ -77,6 +78,18 @@ def require_served(target: str, key: str | None) -> Served:
 
 
 def on_stop_signals(ask: Callable[[], None]) -> None:
-    """Call *ask* on SIGINT, SIGTERM, and when the terminal is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    """Call *ask* on SIGINT, SIGTERM, and when the terminal is closed, unless that is to be ignored (`nohup`)."""
+    terminals = [number for number in range(3) if os.isatty(number)]
+
+    def hang_up() -> None:
+        # Of what is written to a terminal that is gone each line would be an error.
+        for number in terminals:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+        ask()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ask())
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: hang_up())

@@ -34,6 +34,8 @@ TELL_WAIT = 0.5
 REPORT_PAUSE = 0.02
 #: Seconds before the end of the grace at which what is left is given back.
 MARGIN = 2.0
+#: Seconds for each of the last things that a worker tells, where no grace is left.
+LAST_WORD = 0.2
 
 
 class Sink(Protocol):
@@ -106,7 +108,11 @@ class Worker:
         self._fetched: list[int] = []
         self._stop_at: float | None = None
         self._failed: CrawlerError | None = None
+        #: Called once when the grace is over: ends the calls to a queue that does not answer.
+        self.on_overdue: Callable[[], None] | None = None
+        self._is_overdue = False
         self._ended = threading.Event()
+        self._closed = threading.Event()
         self._news = threading.Event()
         self._outbox = Outbox(queue, session, self.forget, self.fail)
         self._sink = make_sink(self)
@@ -135,7 +141,7 @@ class Worker:
             self._drain()
         finally:
             self._close()
-        if self._failed:
+        if self._failed and not self._is_overdue:
             raise self._failed
         return status
 
@@ -298,8 +304,10 @@ class Worker:
 
     def _watch_clock(self) -> None:
         """Look after leases also while the coordinator is away and every call to it waits."""
-        while not self._ended.wait(1):
-            self._give_up_expired()
+        while not self._closed.wait(self._left(1.0, 0.0)):
+            if not self._ended.is_set():
+                self._give_up_expired()
+            self._cancel_overdue()
 
     def _give_up_expired(self) -> None:
         """Leases that ran out by our own clock may be somebody else's by now."""
@@ -312,6 +320,22 @@ class Worker:
             self._downloaders.drop(over)
 
     # ------------------------------------------------------------ the end
+
+    def _left(self, most: float, least: float) -> float:
+        """Return the seconds that are left of the grace, within limits; *most* where there is no hurry."""
+        with self._state:
+            if self._stop_at is None or self._is_overdue:
+                return most
+            return max(least, min(most, self._stop_at - time.monotonic()))
+
+    def _cancel_overdue(self) -> None:
+        """Wait no longer for a coordinator that is away: what it was not told of runs out by itself."""
+        with self._state:
+            if self._is_overdue or self._stop_at is None or time.monotonic() < self._stop_at:
+                return
+            self._is_overdue = True
+        if self.on_overdue is not None:
+            self.on_overdue()
 
     def _stop_by(self, moment: float) -> None:
         with self._state:
@@ -334,16 +358,17 @@ class Worker:
         self._ended.set()
         self._news.set()
         self._downloaders.close()
-        self._sink.close(MARGIN)
+        self._sink.close(self._left(MARGIN, LAST_WORD))
         if self._failed is None:
-            self._outbox.flush(MARGIN)
+            self._outbox.flush(self._left(MARGIN, LAST_WORD))
         self._outbox.close()
         self._extender.join(1)
         if self._failed is None:
             # The coordinator may be gone already: it was told of every end, so nobody waits for it here.
             leaving = threading.Thread(target=self._leave, name="leave", daemon=True)
             leaving.start()
-            leaving.join(MARGIN)
+            leaving.join(self._left(MARGIN, LAST_WORD))
+        self._closed.set()
 
     def _leave(self) -> None:
         try:

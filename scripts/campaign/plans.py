@@ -66,7 +66,7 @@ PLANS = {
     ),
     "leases": Plan(
         "100 times a worker is stopped for longer than its leases live",
-        *(8_000, {"stop worker": 1}, 1.2, 1200.0),
+        *(10_000, {"stop worker": 1}, 1.2, 1200.0),
         count=100,
         answer=1.0,
         lease_life=3.0,

@@ -1,0 +1,194 @@
+"""Stopped gently: what is in hand is ended or given back, whoever sends the signal and whoever is away."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import termios
+import threading
+from pathlib import Path
+
+import pytest
+
+from crawler import run as running_module
+from crawler.coordinator import Opening
+from crawler.errors import Stopped
+from crawler.join import connect, greet
+from crawler.model import Progress, Role
+from crawler.out import Out
+from crawler.producer import from_urls
+from crawler.progress import Watch
+from crawler.run import Hands, Run, Stop, seed
+from crawler.settings import Politeness, Settings
+from tests.command import LOCAL, command, records, run, running, served, status, write_list
+from tests.conftest import free_port, wait_until
+from tests.site import Site
+
+SMALL = ("--processes", "1", "--threads", "8")
+#: Seconds in which whatever is stopped has ended; see `wait_until`.
+PATIENCE = 40
+
+
+def write_slow(folder: Path, site: Site, count: int, seconds: float) -> None:
+    """Write a list of photos that are answered after *seconds*."""
+    write_list(folder, *(site.url(f"/slow/{seconds}/photo/{number}.jpg") for number in range(count)))
+
+
+def test_a_terminal_that_is_closed(tmp_path: Path, site: Site) -> None:
+    """A real one: what was to be shown there is lost, what was to be recorded is not, and the status is 75."""
+    write_slow(tmp_path, site, 60, 0.2)
+    master, slave = pty.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        command("-v", "seed", "urls.txt", *LOCAL),
+        cwd=tmp_path,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        preexec_fn=take_terminal,  # noqa: PLW1509  (the child only takes its terminal)
+    )
+    os.close(slave)
+    reading = threading.Thread(target=read_to_the_end, args=(master, ending := threading.Event()))
+    reading.start()
+    try:
+        wait_until(lambda: len(site.requests) > 8)
+        ending.set()
+        reading.join(PATIENCE)
+        os.close(master)  # the terminal's window is gone: SIGHUP, and every write fails
+        assert process.wait(PATIENCE) == 75
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+    assert status(tmp_path, "urls.crawl")["leased"] == 0
+    assert run(tmp_path, "seed", "urls.txt", *LOCAL).returncode == 0
+    assert len(records(tmp_path, "urls.crawl")) == len(site.requests) == 60
+
+
+def test_a_terminal_that_is_closed_on_a_run_that_ignores_that(tmp_path: Path, site: Site) -> None:
+    """`nohup crawler seed …` goes on to its end."""
+    write_slow(tmp_path, site, 30, 0.2)
+    words = ["nohup", *command("seed", "urls.txt", *LOCAL)]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: len(site.requests) > 4)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(PATIENCE) == 0
+    assert len(records(tmp_path, "urls.crawl")) == 30
+
+
+def test_nobody_reads_what_a_run_says(tmp_path: Path, site: Site) -> None:
+    """The pipe of its standard error is closed at the other end: it goes on to its end."""
+    write_slow(tmp_path, site, 30, 0.2)
+    with running(tmp_path, "seed", "urls.txt", *LOCAL) as process:
+        assert process.stderr is not None and process.stdout is not None
+        process.stderr.close()
+        assert process.wait(PATIENCE) == 0
+        process.stderr = None
+    assert len(records(tmp_path, "urls.crawl")) == 30
+
+
+def read_to_the_end(descriptor: int, ending: threading.Event) -> None:
+    """Read what a terminal is sent, as its window does."""
+    os.set_blocking(descriptor, False)
+    while not ending.wait(0.01):
+        with contextlib.suppress(OSError):  # nothing there
+            os.read(descriptor, 65536)
+
+
+def test_a_service_manager_stops_a_worker(tmp_path: Path, site: Site) -> None:
+    """SIGTERM to all of its processes at once: nothing dies of it, leases are given back, nothing is fetched twice."""
+    write_slow(tmp_path, site, 60, 0.3)
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0") as coordinator:
+        served(tmp_path, "urls.crawl")
+        with running(tmp_path, "worker", "urls.crawl", *SMALL) as worker:
+            wait_until(lambda: status(tmp_path, "urls.crawl").get("stored", 0) > 8)
+            os.killpg(worker.pid, signal.SIGTERM)
+            said = worker.communicate(timeout=PATIENCE)[1]
+            assert (worker.returncode, "died" in said) == (75, False), said
+        now = status(tmp_path, "urls.crawl")
+        assert (now["leased"], now["workers"]) == (0, [])
+        assert run(tmp_path, "worker", "urls.crawl", *SMALL).returncode == 0
+        assert coordinator.wait(PATIENCE) == 0
+    assert len(records(tmp_path, "urls.crawl")) == len(site.requests) == 60
+
+
+def test_what_takes_longer_than_the_grace_is_given_back(tmp_path: Path, site: Site) -> None:
+    """By a worker with other tasks that end in time: those are recorded, the others are READY, and charged nothing."""
+    quick = [site.url(f"/slow/0.5/photo/{number}.jpg") for number in range(4)]
+    slow = [site.url(f"/slow/600/photo/{number}.jpg") for number in range(4)]
+    write_list(tmp_path, *slow, *quick)
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--grace", "5") as process:
+        wait_until(lambda: len(status(tmp_path, "urls.crawl").get("workers", [])) == 1)
+        wait_until(lambda: status(tmp_path, "urls.crawl")["leased"] == 8)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 75
+    now = status(tmp_path, "urls.crawl")
+    assert (now["stored"], now["ready"], now["leased"], now["failed"]) == (4, 4, 0, 0)
+
+
+def test_a_coordinator_that_is_stopped_waits_for_last_completions(tmp_path: Path, site: Site) -> None:
+    """Of a worker that is not its child: what was being fetched is recorded, and is not fetched again."""
+    write_slow(tmp_path, site, 24, 1.0)
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0") as coordinator:
+        served(tmp_path, "urls.crawl")
+        with running(tmp_path, "worker", "urls.crawl", *SMALL) as worker:
+            wait_until(lambda: status(tmp_path, "urls.crawl").get("leased") == 8)
+            coordinator.send_signal(signal.SIGTERM)
+            assert (coordinator.wait(PATIENCE), worker.wait(PATIENCE)) == (75, 75)
+    assert len(records(tmp_path, "urls.crawl")) == len(site.requests) >= 8
+    assert run(tmp_path, "seed", "urls.txt", *LOCAL).returncode == 0
+    assert len(records(tmp_path, "urls.crawl")) == len(site.requests) == 24
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_is_stopped_while_its_coordinator_is_away(tmp_path: Path, site: Site, how: signal.Signals) -> None:
+    """It waits for it no longer than its grace, however long it would have tried: 75, not 69."""
+    run(tmp_path, "keygen", "key")
+    write_slow(tmp_path, site, 60, 0.2)
+    at = ("--listen", f"127.0.0.1:{free_port()}", "--key", "key")
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0", *at) as coordinator:
+        served(tmp_path, "urls.crawl")
+        terms = ("--key", "key", "--grace", "2", "--give-up", "3600")
+        with running(tmp_path, "worker", at[1], *SMALL, *terms) as worker:
+            wait_until(lambda: status(tmp_path, "urls.crawl").get("stored", 0) > 4)
+            coordinator.send_signal(how)
+            worker.send_signal(signal.SIGTERM)
+            said = worker.communicate(timeout=PATIENCE)[1]
+            assert (worker.returncode, "Traceback" in said) == (75, False), said
+
+
+def test_the_grace_is_for_all_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a worker that holds a lease and says nothing, beyond the grace: not for it to leave either."""
+    for name in ("LINGER", "END_WAIT"):
+        monkeypatch.setattr(running_module, name, 3600.0)
+    out, stop = Out(tmp_path / "out"), Stop()
+    opening = Opening(None, Settings(politeness=Politeness(robots=False)))
+    work = Run([from_urls(["http://host.invalid/1"])], out, opening, hands=Hands(workers=0), grace=0.5)
+    ended: list[Exception] = []
+
+    def conduct() -> None:
+        try:
+            seed(work, stop, Watch())
+        except Stopped as error:
+            ended.append(error)
+
+    conductor = threading.Thread(target=conduct, daemon=True)
+    conductor.start()
+    wait_until(out.address.exists)
+    client = connect(out.address.read_text().strip(), str(out.run), 60.0)
+    try:
+        queue = client.proxy("task_queue")
+        session = client.session = queue.hello(greet(Role.WORKER)).session
+        wait_until(lambda: queue.lease(session, len(ended) + 1, 1, 1.0, Progress()).leases)
+        stop.ask()
+        conductor.join(PATIENCE)
+        assert len(ended) == 1
+    finally:
+        client.close()
