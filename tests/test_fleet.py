@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from crawler.consumer.store.directory import DirectoryStore
 from crawler.join import Joining, work
 from crawler.model import QueueStatus
 from tests.command import LOCAL, records, rows, run, running, served, status, write_list
-from tests.conftest import free_port, wait_until
+from tests.conftest import ROOT, free_port, wait_until
 from tests.site import Site, photo
 
 SMALL = ("--processes", "1", "--threads", "8")
@@ -155,6 +158,34 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, site: Site) -> None:
     kept = records(tmp_path, "urls.crawl")
     assert [record["outcome"] for record in kept] == ["stored"] * 40
     assert len({record["id"] for record in kept}) == 40
+
+
+def test_a_worker_that_is_stopped_for_longer_than_its_leases(tmp_path: Path, site: Site) -> None:
+    """Another one does its tasks, while it is still stopped; what it does when it wakes up changes no record."""
+    urls = [site.url(f"/slow/1/photo/{n}.jpg") for n in range(24)]
+    write_list(tmp_path, *urls)
+    clock = tmp_path / "clock"
+    clock.write_bytes(struct.pack("d", 0.0))
+    launcher = [sys.executable, "-P", str(ROOT / "scripts" / "campaign" / "coordinator.py"), "3", str(clock)]
+    with ExitStack() as stack:
+        words = [*launcher, "seed", "urls.txt", *LOCAL, "--workers", "0", "--keep-open"]
+        seed = stack.enter_context(subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL))
+        stack.callback(seed.kill)
+        served(tmp_path, "urls.crawl")
+        zombie = stack.enter_context(running(tmp_path, "worker", "urls.crawl", *SMALL))
+        wait_until(lambda: status(tmp_path, "urls.crawl").get("leased") == 8)
+        os.killpg(zombie.pid, signal.SIGSTOP)
+        stack.callback(os.killpg, zombie.pid, signal.SIGCONT)
+        other = stack.enter_context(running(tmp_path, "worker", "urls.crawl", *SMALL))
+        wait_until(lambda: status(tmp_path, "urls.crawl").get("stored") == 24)
+        before = (tmp_path / "urls.crawl" / "completions.jsonl").read_bytes()
+        os.killpg(zombie.pid, signal.SIGCONT)
+        wait_until(lambda: len(status(tmp_path, "urls.crawl").get("workers", [])) == 2)
+        seed.send_signal(signal.SIGTERM)
+        assert (seed.wait(40), other.wait(40), zombie.wait(40)) == (75, 75, 75)
+    assert (tmp_path / "urls.crawl" / "completions.jsonl").read_bytes() == before
+    assert sorted(record["url"] for record in records(tmp_path, "urls.crawl")) == sorted(urls)
+    assert 24 < len(site.requests) <= 24 + 8
 
 
 def test_a_worker_rides_out_a_restart_of_the_coordinator(tmp_path: Path, site: Site) -> None:

@@ -27,6 +27,10 @@ def paths(tmp_path: Path) -> dict[str, str]:
     scripts = {
         "crawler": f'exec {sys.executable} -P -m crawler "$@"',
         "ssh": f'export HOME={tmp_path}/"$1"; mkdir -p "$HOME"; shift; exec sh -c "$*"',
+        # An array of two, as Slurm runs it: a copy of the script for each task, all with the same arguments.
+        "sbatch": '[ "$1" = --array=0-1 ] || exit 2; shift; cp "$1" job; shift;'
+        ' for task in 0 1; do SLURM_ARRAY_TASK_ID=$task bash job "$@" & echo $! >task-$task; done;'
+        " status=0; for task in 0 1; do wait $(cat task-$task) || status=$?; done; exit $status",
     }
     for name, text in scripts.items():
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -57,6 +61,23 @@ def test_workers_are_started(tmp_path: Path, site: Site, paths: dict[str, str], 
         kept = tmp_path / machine / ".crawler-key"
         assert sorted(file.name for file in kept.iterdir()) == ["cert.pem", "key"]
         assert (kept / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_task_that_slurm_stops_gives_back_what_it_has(tmp_path: Path, site: Site, paths: dict[str, str]) -> None:
+    """One of an array gets SIGTERM before its time is up: the other does the rest, and nothing is fetched again."""
+    assert run(tmp_path, "keygen", "key").returncode == 0
+    write_list(tmp_path, *(site.url(f"/slow/0.3/photo/{number}.jpg") for number in range(40)))
+    address = f"127.0.0.1:{free_port()}"
+    script = FLEET / "workers.slurm"
+    subprocess.run(["bash", "-n", str(script)], check=True, timeout=20)
+    words = ["sbatch", "--array=0-1", str(script), address, "key", *SMALL]
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0", "--listen", address, "--key", "key") as seed:
+        served(tmp_path, "urls.crawl")
+        with subprocess.Popen(words, cwd=tmp_path, env=paths) as array:
+            wait_until(lambda: len(status(tmp_path, "urls.crawl").get("workers", [])) == 2)
+            os.kill(int((tmp_path / "task-0").read_text()), signal.SIGTERM)
+            assert (array.wait(40), seed.wait(30)) == (75, 0)
+    assert len(records(tmp_path, "urls.crawl")) == len(site.requests) == 40
 
 
 def test_without_machines_it_says_how_it_is_used() -> None:
