@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from crawler.consumer.store.directory import DirectoryStore
+from crawler.consumer.store.directory import Directory
 from crawler.join import Joining, work
 from crawler.model import QueueStatus
 from tests.command import LOCAL, records, rows, run, running, served, status, write_list
@@ -218,9 +218,9 @@ def test_a_coordinator_that_is_killed_while_a_worker_joins(
     with ExitStack() as stack:
         processes = [stack.enter_context(running(tmp_path, *seed))]
         served(tmp_path, "urls.crawl")
-        prove, sessions = DirectoryStore.prove, []
+        prove, sessions = Directory.prove, []
 
-        def restarted(store: DirectoryStore, session: str, nonce: str) -> None:
+        def restarted(store: Directory, session: str, nonce: str) -> None:
             sessions.append(session)
             if len(sessions) == 1:
                 processes[0].kill()
@@ -228,7 +228,7 @@ def test_a_coordinator_that_is_killed_while_a_worker_joins(
                 processes.append(stack.enter_context(running(tmp_path, *seed)))
             prove(store, session, nonce)
 
-        monkeypatch.setattr(DirectoryStore, "prove", restarted)
+        monkeypatch.setattr(Directory, "prove", restarted)
         joining = Joining(address=address, key=str(tmp_path / "key"), processes=1, threads=4, verifiers=1)
         assert work(joining, lambda worker: None) is QueueStatus.FINISHED
         assert processes[1].wait(30) == 0

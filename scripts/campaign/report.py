@@ -22,6 +22,8 @@ OURS = {"poisoned": ("kill downloader", 3), "verifier_died": ("kill verifier", 2
 ATTEMPTS = 3
 #: What a worker says of ends that the queue refused, and of leases that it gave up by its own clock.
 LATE, OVER = "came too late", "leases ran out"
+#: What it says when its children were killed before they were ready.
+STILLBORN = "s cannot be started: status -9"
 
 
 def path_of(number: int, answer: float) -> str:
@@ -195,8 +197,11 @@ def _ends(fleet: Fleet) -> list[str]:
     """Look at how the processes ended, and what they said."""
     wrong = []
     for member in fleet.members:
-        wrong += [f"{member.name} ended with {status}" for status in member.ends if status not in EXPECTED]
         said = member.log.read_text("utf-8", "replace")
+        bad = [status for status in member.ends if status not in EXPECTED]
+        # It gives up where five children in a row are killed before they are ready, which on a busy machine we do.
+        spared = said.count(STILLBORN) if set(bad) == {1} else 0
+        wrong += [f"{member.name} ended with {status}" for status in bad[spared:]]
         if "Traceback" in said or "internal error" in said:
             wrong.append(f"{member.name} met something unforeseen: see {member.log}")
     return wrong
