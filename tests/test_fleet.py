@@ -175,7 +175,6 @@ def test_a_worker_that_is_stopped_for_longer_than_its_leases(tmp_path: Path, sit
         zombie = stack.enter_context(running(tmp_path, "worker", "urls.crawl", *SMALL))
         wait_until(lambda: status(tmp_path, "urls.crawl").get("leased") == 8)
         os.killpg(zombie.pid, signal.SIGSTOP)
-        stack.callback(os.killpg, zombie.pid, signal.SIGCONT)
         other = stack.enter_context(running(tmp_path, "worker", "urls.crawl", *SMALL))
         wait_until(lambda: status(tmp_path, "urls.crawl").get("stored") == 24)
         before = (tmp_path / "urls.crawl" / "completions.jsonl").read_bytes()
@@ -185,7 +184,7 @@ def test_a_worker_that_is_stopped_for_longer_than_its_leases(tmp_path: Path, sit
         assert (seed.wait(40), other.wait(40), zombie.wait(40)) == (75, 75, 75)
     assert (tmp_path / "urls.crawl" / "completions.jsonl").read_bytes() == before
     assert sorted(record["url"] for record in records(tmp_path, "urls.crawl")) == sorted(urls)
-    assert 24 < len(site.requests) <= 24 + 8
+    assert 24 <= len(site.requests) <= 24 + 8
 
 
 def test_a_worker_rides_out_a_restart_of_the_coordinator(tmp_path: Path, site: Site) -> None:
