@@ -27,12 +27,13 @@ STOPS = 200
 LANES = 2
 #: Seconds to end, and how much longer it may take.
 GRACE, SLACK = 4.0, 1.0
-#: Seconds from the start of a process within which it is stopped.
-WHEN = (0.3, 3.0)
+#: Seconds within which a process is stopped, from the moment when it has taken OUT.
+WHEN = (0.0, 2.5)
 #: Paths that are answered at once, and some that take longer than the grace: these must be given back.
 QUICK, SLOW = 8_000, 4
 #: Seconds for the last run to end.
 LIMIT = 600.0
+LOOK = 0.01
 STOPPED = 75
 
 
@@ -42,8 +43,6 @@ class Result(NamedTuple):
     attempted: int
     recorded: int
     stops: int
-    #: Stopped before anything had begun: before the signal was looked at.
-    too_early: int
     #: Seconds from the signal to the end.
     median: float
     longest: float
@@ -54,7 +53,7 @@ class Result(NamedTuple):
     def lines(self) -> list[str]:
         """Return it for people."""
         return [
-            f"{self.stops} times stopped, {self.too_early} of them before anything had begun; grace {GRACE:.0f} s",
+            f"{self.stops} times stopped, grace {GRACE:.0f} s",
             f"ended after {self.median:.2f} s in the median, {self.longest:.2f} s at most",
             f"attempted {self.attempted:,}, recorded {self.recorded:,}, quick ones fetched again {self.fetched_again}",
         ]
@@ -73,7 +72,6 @@ class _Lane:
         (folder / "urls.txt").write_text("".join(f"{url}\n" for url in self.urls))
         self.out = folder / "urls.crawl"
         self.seconds: list[float] = []
-        self.too_early = 0
         self.unexpected: list[str] = []
 
     def run(self) -> None:
@@ -87,22 +85,26 @@ class _Lane:
 
     def _stop_once(self, is_group: bool) -> None:
         with self._started() as process:
+            self._wait_for(process.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(self._chance.uniform(*WHEN))
                 self.unexpected.append("a run ended before it was stopped")
                 return
-            has_begun = self._is_held_by(process.pid)
             at = time.monotonic()
             # As a service manager does it: to all of its processes.
             (os.killpg if is_group else os.kill)(process.pid, signal.SIGTERM)
             status = process.wait(LIMIT)
-            self._judge(status, time.monotonic() - at, has_begun)
+            self._judge(status, time.monotonic() - at)
 
-    def _judge(self, status: int, seconds: float, has_begun: bool) -> None:
+    def _wait_for(self, pid: int) -> None:
+        """Wait until a process has taken OUT: before, there is nothing to be ended gently."""
+        lock, give_up = self.out / ".lock", time.monotonic() + LIMIT
+        while time.monotonic() < give_up and not (lock.exists() and lock.read_text().strip() == str(pid)):
+            time.sleep(LOOK)
+
+    def _judge(self, status: int, seconds: float) -> None:
         self.seconds.append(seconds)
-        if status == -signal.SIGTERM and not has_begun:
-            self.too_early += 1
-        elif status != STOPPED:
+        if status != STOPPED:
             self.unexpected.append(f"ended with {status}")
         if seconds > GRACE + SLACK:
             self.unexpected.append(f"ended after {seconds:.2f} s")
@@ -121,10 +123,6 @@ class _Lane:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(LIMIT)
-
-    def _is_held_by(self, pid: int) -> bool:
-        lock = self.out / ".lock"
-        return lock.exists() and lock.read_text().strip() == str(pid)
 
     def _leases(self) -> int:
         with contextlib.suppress(sqlite3.OperationalError):  # not made yet
@@ -170,7 +168,6 @@ def campaign(folder: Path, seed: int) -> Result:
         attempted=sum(len(lane.urls) for lane in lanes),
         recorded=sum(len(lane.records()) for lane in lanes),
         stops=len(seconds),
-        too_early=sum(lane.too_early for lane in lanes),
         median=median(seconds),
         longest=max(seconds),
         fetched_again=sum(fetched[path] - 1 for path in quick),

@@ -8,6 +8,7 @@ then what they recorded is held against what the site served.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ sys.path.append(str(ROOT))
 
 from scripts.campaign import disk, drains, restarts, strangers  # noqa: E402
 from scripts.campaign.faults import Injector  # noqa: E402
-from scripts.campaign.fleet import Fleet, Shape  # noqa: E402
+from scripts.campaign.fleet import Fleet, Member, Shape  # noqa: E402
 from scripts.campaign.plans import PLANS, Plan  # noqa: E402
 from scripts.campaign.report import Report, judge, path_of  # noqa: E402
 from scripts.campaign.samples import Sampler  # noqa: E402
@@ -37,6 +38,8 @@ HOSTS = 8
 DISK = 96 << 20
 #: Seconds for a run to end after its last fault.
 CALM = 1800.0
+#: Bytes of the ledger that the coordinator keeps in memory at most: its cache fills as the ledger grows.
+CACHE = 64 << 20
 #: Lines of what is unexpected that are shown.
 SHOWN = 20
 #: Campaigns of another kind: name to (what it does, what runs it with a folder and a seed).
@@ -116,7 +119,14 @@ def run_plan(plan: Plan, seed: int, workers: int) -> Outcome:
 
 def _watching(fleet: Fleet) -> Sampler:
     watched = (fleet.coordinator, fleet.workers[0])
-    return Sampler({member.name: lambda member=member: member.process.pid for member in watched})  # type: ignore[misc]
+    processes = {member.name: functools.partial(_pid, member) for member in watched}
+    return Sampler(
+        processes, {fleet.coordinator.name: lambda: min(CACHE, fleet.out.joinpath("ledger.db").stat().st_size)}
+    )
+
+
+def _pid(member: Member) -> int:
+    return member.process.pid
 
 
 def _verdicts(plan: Plan, report: Report, kinds: Collection[str], sampler: Sampler | None) -> list[str]:

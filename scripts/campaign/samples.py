@@ -36,10 +36,14 @@ class Sampler:
 
     Args:
         processes: Name to what returns its process id.
+        spared: Name to what returns bytes of its memory that are not counted: a cache that has a bound of its own.
     """
 
-    def __init__(self, processes: dict[str, Callable[[], int]]) -> None:
+    def __init__(
+        self, processes: dict[str, Callable[[], int]], spared: dict[str, Callable[[], int]] | None = None
+    ) -> None:
         self._processes = processes
+        self._spared = spared or {}
         self.samples: dict[str, list[Sample]] = {name: [] for name in processes}
         self._began = time.monotonic()
         self._ending = threading.Event()
@@ -57,7 +61,9 @@ class Sampler:
         while not self._ending.wait(PAUSE):
             for name, process in self._processes.items():
                 with contextlib.suppress(OSError, ValueError):  # gone
-                    self.samples[name].append(Sample(time.monotonic() - self._began, look(process())))
+                    figures = look(process())
+                    figures["MB"] -= self._spared.get(name, int)() / 1e6
+                    self.samples[name].append(Sample(time.monotonic() - self._began, figures))
 
     def growth(self) -> dict[str, tuple[float, float, bool]]:
         """Return for each process and figure: median of the second quarter, of the last one, and whether it is flat."""
