@@ -65,8 +65,8 @@ class Role(enum.StrEnum):
 # ------------------------------------------------------------------ hello
 
 
-class Hello(_Frozen, frozen=True, kw_only=True):
-    """First message of a client."""
+class Hello(_Frozen, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """First message of a client; another version may say more, and is told so by its `protocol`."""
 
     #: `PROTOCOL` of the client.
     protocol: int

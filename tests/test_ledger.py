@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 import crawler
 from crawler.broker import changes, ledger
 from crawler.broker.changes import Body, Changes, Ended, PutResult
-from crawler.broker.ledger import GROUP, SCHEMA, Ledger
-from crawler.broker.views import View
+from crawler.broker.ledger import GROUP, Ledger
+from crawler.broker.schema import SCHEMA, TABLES
 from crawler.errors import CrawlerError, OutUnusable, StorageFailed, VersionMismatch
 from crawler.model import Batch, Row
 from crawler.reasons import Reason
@@ -234,7 +234,7 @@ def test_a_line_that_is_no_url_has_its_record_once(make: Make) -> None:
     target = make()
     list_id = begin_list(target)
     result = put(target, list_id, batch(1, "!x", "a", "!x"))
-    assert (result.tasks, result.entries, result.bad, result.hosts) == (2, 3, 1, {changes.host_key("h.test")})
+    assert (result.tasks, result.entries, result.bad, result.hosts) == (2, 3, 1, set())
     assert put(target, list_id, batch(4, "!x")).bad == 0
     assert [(record.id, record.reason, record.attempts) for record in target.view.records(0, 9)] == [
         (1, Reason.BAD_URL, 0)
@@ -264,7 +264,7 @@ def test_urls_whose_hashes_clash_have_one_task_each(batches: list[list[str]]) ->
         # Each salt has hashes of its own, as with 64 bits: a second clash of a pair is as unlikely as the first.
         patch.setattr(changes, "url_key", lambda url, salt: 3 * salt + zlib.crc32(url.encode()) % 3)
         db = sqlite3.connect(":memory:", isolation_level=None)
-        db.executescript(ledger.TABLES)
+        db.executescript(TABLES)
         made = Changes(db)
         list_id, line, known = made.open_list("list", False).id, 1, {}
         for urls in batches:
@@ -455,26 +455,6 @@ def test_each_entry_keeps_its_columns_and_a_task_has_those_of_its_first(make: Ma
     put(target, begin_list(target, "other"), with_columns(1, b"three"))
     assert [row.columns for row in target.view.entries()] == [b"one", b"two", None, b"three"]
     assert target.view.columns_of([1, 2]) == {1: b"one"}
-
-
-def test_a_ledger_of_schema_1_is_made_anew_when_it_is_gone_on_with(make: Make, tmp_path: Path) -> None:
-    """What is in it stays, and it can be read before that."""
-    target = make()
-    put(target, begin_list(target), batch(1, "http://h.test/0"))
-    target.close()
-    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
-        for table, column in (("entries", "columns"), ("tasks", "digest"), ("tasks", "entry")):
-            db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        db.execute("PRAGMA user_version = 1")
-    with contextlib.closing(View(tmp_path / "ledger.db")) as view:
-        assert [(row.url, row.columns) for row in view.entries()] == [("http://h.test/0", None)]
-    again = make()
-    put(again, begin_list(again), with_columns(2, b"one"))
-    assert [(row.url, row.columns) for row in again.view.entries()] == [
-        ("http://h.test/0", None),
-        ("http://h.test/1", b"one"),
-    ]
-    assert again.view.columns_of([1, 2]) == {2: b"one"}
 
 
 # ------------------------------------------------------------------ files that are no ledger of ours

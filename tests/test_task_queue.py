@@ -14,6 +14,7 @@ from crawler.broker import TaskQueue, keys
 from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue, Terms
 from crawler.broker.manager import QueueClient, QueueServer, Service
+from crawler.broker.verbs import tables
 from crawler.errors import StorageFailed, UnknownSession, VersionMismatch, WireError
 from crawler.model import (
     PROTOCOL,
@@ -420,6 +421,13 @@ def test_other_versions_are_refused_by_name(bench: Bench) -> None:
     """The message names both."""
     with pytest.raises(VersionMismatch, match=r"crawler 1\.0 .*crawler 9\.9"):
         bench.queue.hello(hello(protocol=PROTOCOL + 1))
+
+
+def test_a_hello_of_a_later_version_is_understood() -> None:
+    """However much more it says, so that it can be refused by its version."""
+    said = {**msgspec.to_builtins(hello(protocol=PROTOCOL + 1)), "something": "new"}
+    verb = tables([Service("task_queue", TaskQueue, None)])["task_queue"]["hello"]
+    assert verb.read_arguments(msgspec.Raw(msgspec.msgpack.encode([said]))) == (hello(protocol=PROTOCOL + 1),)
 
 
 def test_a_path_out_of_the_store_is_refused(bench: Bench) -> None:

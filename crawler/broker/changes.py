@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from crawler.broker.hosts import Held
+from crawler.broker.intake import BACKLOG, SLICE, URLS, WAITING, Intake
 from crawler.facts import Facts
 from crawler.model import Batch, Completion, ListState, Row, Task
 from crawler.reasons import Reason
@@ -27,6 +29,7 @@ TASK = (
 )
 #: Keys asked for in one statement.
 _KEYS = 500
+_from_bytes = struct.Struct(">q").unpack
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -75,21 +78,21 @@ class PutResult(NamedTuple):
     entries: int
     #: Lines that are no URL, and whose text was new.
     bad: int
-    #: Hosts of the new tasks.
+    #: Hosts that have more in the backlog now.
     hosts: set[int]
 
 
 @functools.lru_cache(maxsize=1 << 15)
 def host_key(name: str) -> int:
     """Return the 64-bit key, signed, under which a host's tasks are kept; a dot at the end makes no other host."""
-    return int.from_bytes(blake2b(name.rstrip(".").encode(), digest_size=8).digest(), "big", signed=True)
+    return int(_from_bytes(blake2b(name.rstrip(".").encode(), digest_size=8).digest())[0])
 
 
 def url_key(url: str, salt: int) -> int:
     """Return a 64-bit key, signed, under which a URL is found; another *salt* gives another key."""
-    return int.from_bytes(
-        blake2b(url.encode(), digest_size=8, salt=salt.to_bytes(2, "big")).digest(), "big", signed=True
-    )
+    if not salt:  # the same as without one, and all but one pair of URLs in 2^64 need no other
+        return int(_from_bytes(blake2b(url.encode(), digest_size=8).digest())[0])
+    return int(_from_bytes(blake2b(url.encode(), digest_size=8, salt=salt.to_bytes(2, "big")).digest())[0])
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -125,14 +128,25 @@ class Changes:
         self._task = self._one("SELECT ifnull(max(id), 0) FROM tasks")
         self._seq = self._one("SELECT ifnull(max(seq), 0) FROM records")
         self._counts: Counter[str] = Counter()
-        self._kept = (self._task, self._seq)
+        self._new_urls = Intake(db, URLS)
+        self._new_ready = Intake(db, BACKLOG)
+        self._urls_taken_up = False
+        self._kept = (self._task, self._seq, False)
+        sql = (
+            "SELECT host, id FROM tasks t WHERE id > ? AND state = 0"
+            " AND NOT EXISTS (SELECT 1 FROM backlog b WHERE b.host = t.host AND b.task = t.id) ORDER BY host, id"
+        )
+        self._new_ready.select(sql, (self._new_ready.mark(),), self._task)
+        self._new_ready.committed()
 
     # ------------------------------------------------------------ the transaction
 
     def begin(self) -> None:
         """Forget what an unfinished transaction counted."""
-        self._task, self._seq = self._kept
+        self._task, self._seq, self._urls_taken_up = self._kept
         self._counts.clear()
+        self._new_urls.begin()
+        self._new_ready.begin()
 
     def finish(self) -> None:
         """Write the counters."""
@@ -141,7 +155,14 @@ class Changes:
 
     def committed(self) -> None:
         """Keep what the transaction counted."""
-        self._kept = (self._task, self._seq)
+        self._kept = (self._task, self._seq, self._urls_taken_up)
+        self._new_urls.committed()
+        self._new_ready.committed()
+
+    @property
+    def unsorted(self) -> int:
+        """Return the number of new tasks that are not in the backlog yet."""
+        return len(self._new_ready)
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -200,6 +221,7 @@ class Changes:
         rows: dict[str, Row] = {}
         for row in batch.rows:  # the first line of a URL speaks for it
             rows.setdefault(row.url, row)
+        self._take_up_urls()
         known, free = self._look_up(list(rows))
         new = [row for row in rows.values() if row.url in free]
         ids = self._add_tasks(list_id, new, free)
@@ -211,9 +233,33 @@ class Changes:
         sql = "UPDATE lists SET next_line = ?, offset = ?, digest = ?, total = ?, sealed = 0 WHERE id = ?"
         self._db.execute(sql, (batch.next_line, batch.offset, batch.digest, batch.total_bytes, list_id))
         bad = sum(1 for row in new if row.error)
-        return PutResult(
-            batch.next_line, len(new), len(entries), bad, {host_key(row.host) for row in new if not row.error}
-        )
+        return PutResult(batch.next_line, len(new), len(entries), bad, self._sort_in_what_is_too_much())
+
+    def _sort_in_what_is_too_much(self) -> set[int]:
+        """Move rows for those that came while many wait; return the hosts that have more in the backlog."""
+        hosts = set[int]()
+        for intake in (self._new_urls, self._new_ready):
+            if (over := len(intake) - WAITING) > 0:
+                hosts |= intake.move(self._task, min(over, 2 * SLICE))
+        return hosts
+
+    def sort_in(self) -> set[int]:
+        """Move some new tasks into the backlog; return the hosts that have more there."""
+        return self._new_ready.move(self._task)
+
+    def _take_up_urls(self) -> None:
+        """Find the keys again that an earlier start had not sorted in: at the first put, for nobody else needs them."""
+        if self._urls_taken_up:
+            return
+        self._urls_taken_up = True
+        after = self._new_urls.mark()
+        while rows := self._db.execute(
+            "SELECT id, url FROM tasks WHERE id > ? ORDER BY id LIMIT ?", (after, SLICE)
+        ).fetchall():
+            after = rows[-1][0]
+            _, free = self._look_up([url for _, url in rows])
+            tasks = {url: task for task, url in rows}
+            self._new_urls.add(sorted((key, tasks[url]) for url, key in free.items()), self._task)
 
     def _look_up(self, urls: list[str]) -> tuple[dict[str, int], dict[str, int]]:
         """Return the tasks of the URLs that are known, and a free key for each of the others."""
@@ -221,19 +267,18 @@ class Changes:
         free: dict[str, int] = {}
         salt = 0
         while urls:  # a second round only for URLs whose key is another's, one pair in 2^64
-            keys: dict[int, list[str]] = {}
-            for url in urls:
-                keys.setdefault(url_key(url, salt), []).append(url)
-            hits = self._hits(sorted(keys))
-            clashes: list[str] = []
-            for key, rivals in keys.items():
-                task, holder = hits.get(key, (0, None))
-                if holder is None:
-                    holder = rivals[0]
-                    free[holder] = key
-                elif holder in rivals:
+            keys: dict[int, str] = {}
+            clashes = [url for url in urls if keys.setdefault(url_key(url, salt), url) is not url]
+            for key, (task, holder) in self._hits(sorted(keys)).items():
+                url = keys.pop(key)
+                if holder == url:
+                    known[url] = task
+                    continue
+                clashes.append(url)
+                if holder in clashes:
                     known[holder] = task
-                clashes += [url for url in rivals if url != holder]
+                    clashes.remove(holder)
+            free.update((url, key) for key, url in keys.items())
             urls, salt = clashes, salt + 1
         return known, free
 
@@ -242,8 +287,10 @@ class Changes:
         for start in range(0, len(keys), _KEYS):
             some = keys[start : start + _KEYS]
             marks = ",".join("?" * len(some))
-            sql = f"SELECT u.hash, t.id, t.url FROM urls u JOIN tasks t ON t.id = u.task WHERE u.hash IN ({marks})"
-            hits.update({key: (task, url) for key, task, url in self._db.execute(sql, some)})
+            for table in ("temp.new_urls", "main.urls"):
+                sql = f"SELECT u.hash, t.id, t.url FROM {table} u JOIN tasks t ON t.id = u.task"
+                found = self._db.execute(f"{sql} WHERE u.hash IN ({marks})", some)
+                hits.update({key: (task, url) for key, task, url in found})
         return hits
 
     def _add_tasks(self, list_id: int, rows: list[Row], keys: dict[str, int]) -> dict[str, int]:
@@ -254,7 +301,9 @@ class Changes:
             for row in rows
         ]
         self._db.executemany("INSERT INTO tasks(id, host, state, url, digest, entry) VALUES (?, ?, ?, ?, ?, ?)", values)
-        self._db.executemany("INSERT INTO urls VALUES (?, ?)", sorted((keys[url], task) for url, task in ids.items()))
+        self._new_urls.add(sorted((keys[url], task) for url, task in ids.items()), self._task)
+        sql = "SELECT host, id FROM tasks WHERE id > ? AND state = 0 ORDER BY host, id"
+        self._new_ready.select(sql, (self._task - len(rows),), self._task)
         return ids
 
     def _end_bad(self, rows: list[Row], ids: dict[str, int], now: float) -> None:
@@ -293,9 +342,15 @@ class Changes:
             tasks.append((end.body.attempts, end.token, self._seq, end.task_id))
             self._count(end)
         self._db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", records)
+        self._leave_backlog([end.task_id for end in ended])
         sql = "UPDATE tasks SET state = 2, due = NULL, attempts = ?, token = ?, seq = ? WHERE id = ?"
         self._db.executemany(sql, tasks)
         self.drop_leases([end.token for end in ended if end.token is not None])
+
+    def _leave_backlog(self, ids: list[int]) -> None:
+        """Forget that tasks are ready; before they move to another host."""
+        sql = "DELETE FROM backlog WHERE host = (SELECT host FROM tasks WHERE id = ?1) AND task = ?1"
+        self._db.executemany(sql, [(task,) for task in ids])
 
     def _completed(self, end: Ended) -> Ended:
         """Return *end*; of an image that has not changed with what its last record says."""
@@ -317,6 +372,7 @@ class Changes:
 
     def delay(self, delayed: list[Delayed]) -> None:
         """Let tasks wait on disk."""
+        self._leave_backlog([d.task.id for d in delayed])
         sql = (
             "UPDATE tasks SET state = 1, due = ?, host = ?, attempts = ?, hops = ?, target = ?, token = ? WHERE id = ?"
         )
@@ -326,6 +382,7 @@ class Changes:
 
     def postpone(self, ids: list[int], due: float) -> None:
         """Let tasks that are not leased wait on disk."""
+        self._leave_backlog(ids)
         self._db.executemany("UPDATE tasks SET state = 1, due = ? WHERE id = ?", [(due, task) for task in ids])
 
     def refund(self, attempts: dict[int, int]) -> None:

@@ -77,6 +77,10 @@ class Frontier:
         """Tell whether `wants` would name anything."""
         return self._window.is_hungry(len(self._turn))
 
+    def has_room(self) -> bool:
+        """Tell whether hosts that are not here are of use."""
+        return self._window.has_room(len(self._turn))
+
     def offer(self, read: Read, tasks: list[Task], facts: Facts | None, now: float) -> None:
         """Bring what `wants` named: see Window."""
         host = self._window.offer(read, tasks, facts, now)

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at what has run out.
 TICK = 0.2
+#: Seconds without a put after which new tasks go to the backlog in any case.
+QUIET = 1.0
 #: Delayed tasks taken back at a time.
 DUE = 500
 #: Seconds of waiting for a host for which a task that is due stays in memory.
@@ -70,6 +72,7 @@ class Keeper:
             while not self._stopping.is_set():
                 self._work.wait(TICK)
                 self._work.clear()
+                self._sort_in()
                 self._refill()
                 self._take_due()
                 self._make_room()
@@ -83,6 +86,19 @@ class Keeper:
         except Exception as error:  # without a keeper the queue would stand still, in silence
             log.debug("the keeper failed", exc_info=True)
             self._fail(StorageFailed(f"the ledger cannot be read: {type(error).__name__}: {error}"))
+
+    def _sort_in(self) -> None:
+        """Let some new tasks into the backlog where they are of use: cheaper for all the later the next ones come."""
+        state = self._state
+        with state.lock:
+            is_quiet = state.now() - state.put_at > QUIET
+            if not self._ledger.unsorted or not (is_quiet or state.frontier.has_room()):
+                return
+        hosts = self._ledger.submit(lambda changes: changes.sort_in(), durable=False).result()
+        with state.lock:
+            state.frontier.added(hosts, state.now())
+        if self._ledger.unsorted:
+            self._work.set()
 
     def _refill(self) -> None:
         """Read what the frontier wants, outside the lock, until it wants nothing."""

@@ -20,65 +20,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from crawler.broker.changes import Changes
+from crawler.broker.checkpoints import MUCH, Checkpoints
+from crawler.broker.schema import prepare
 from crawler.broker.views import View
-from crawler.errors import OutUnusable, StorageFailed, VersionMismatch
+from crawler.errors import OutUnusable, StorageFailed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Version of the tables below.
-SCHEMA = 2
 #: Changes made in one transaction at most, so that nobody waits long for the commit.
 GROUP = 64
 #: Seconds between tries while the disk is full.
 FULL_PAUSE = 1.0
-
-TABLES = """
-CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
--- name: entries, stored, failed, bytes, or reason:NAME
-CREATE TABLE counters(name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE lists(
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, next_line INTEGER NOT NULL DEFAULT 1, offset INTEGER NOT NULL DEFAULT 0,
-    digest TEXT NOT NULL DEFAULT '', total INTEGER, sealed INTEGER NOT NULL DEFAULT 0);
--- id: list << 40 | line; columns: those that are carried through, a map in MessagePack
-CREATE TABLE entries(id INTEGER PRIMARY KEY, task INTEGER NOT NULL, columns BLOB);
--- state: 0 ready, 1 delayed (due NULL: handed to the frontier), 2 done (seq: its current record)
--- host: 64-bit hash of the name; token: the one that ended its last lease
--- digest: MD5 or SHA-256 that the list says; entry: the first one, where that has columns
-CREATE TABLE tasks(
-    id INTEGER PRIMARY KEY, host INTEGER NOT NULL, state INTEGER NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    losses INTEGER NOT NULL DEFAULT 0, hops INTEGER NOT NULL DEFAULT 0, token INTEGER, due REAL, seq INTEGER,
-    url TEXT NOT NULL, target TEXT, digest TEXT, entry INTEGER);
-CREATE INDEX backlog ON tasks(host, id) WHERE state = 0;
-CREATE INDEX delayed ON tasks(due) WHERE state = 1;
--- hash: 64-bit hash of the URL, to find duplicates
-CREATE TABLE urls(hash INTEGER PRIMARY KEY, task INTEGER NOT NULL);
--- origin: of the robots.txt that is leased in place of a task (0), with its host
-CREATE TABLE leases(
-    token INTEGER PRIMARY KEY, task INTEGER NOT NULL, session TEXT NOT NULL, expires REAL NOT NULL,
-    host INTEGER, origin TEXT);
--- hosts that have a state to be kept: 0 healthy, 1 slowed, 2 open, 3 unavailable; until: not asked before
-CREATE TABLE hosts(
-    key INTEGER PRIMARY KEY, name TEXT NOT NULL, state INTEGER NOT NULL, until REAL NOT NULL, body BLOB NOT NULL);
-CREATE INDEX unwell ON hosts(state) WHERE state > 0;
--- what the robots.txt of an origin says, deflated; reason: why it could not be had
-CREATE TABLE robots(
-    host INTEGER NOT NULL, origin TEXT NOT NULL, expires REAL NOT NULL, text BLOB, reason TEXT, detail TEXT,
-    PRIMARY KEY (host, origin)) WITHOUT ROWID;
--- every recording; the current one of a task is named by tasks.seq
-CREATE TABLE records(
-    seq INTEGER PRIMARY KEY, task INTEGER NOT NULL, reason TEXT, finished REAL NOT NULL, body BLOB NOT NULL);
-"""
-
-#: What makes a ledger of the next schema of one of a schema before.
-STEPS = {
-    1: """
-ALTER TABLE entries ADD COLUMN columns BLOB;
-ALTER TABLE tasks ADD COLUMN digest TEXT;
-ALTER TABLE tasks ADD COLUMN entry INTEGER;
-""",
-}
 
 
 class _Change(NamedTuple):
@@ -95,7 +48,7 @@ class Ledger:
     Args:
         path: The file; made where it does not exist.
         pause_limit: Seconds to wait for room on a full disk before giving up.
-        on_failed: Called once, from the writing thread, when the disk failed; every later change fails.
+        on_failed: Called once, from a thread of the ledger, when the disk failed; every later change fails.
 
     Raises:
         OutUnusable: The file cannot be made or is no ledger.
@@ -117,6 +70,7 @@ class Ledger:
         self.view = View(path)
         self._changes = Changes(self._db)
         self._hurried = False
+        self._checkpoints = Checkpoints(path, True, lambda error: self._fail(error, []))
         # A daemon: what was not committed was not promised, and must not keep a failing program alive.
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._thread.start()
@@ -141,6 +95,11 @@ class Ledger:
                 self._wake.notify()
         return future
 
+    @property
+    def unsorted(self) -> int:
+        """Return the number of new tasks that are not in the backlog yet."""
+        return self._changes.unsorted
+
     def change(self, make: Callable[[Changes], T]) -> T:
         """Make one durable change and wait for its commit."""
         return self.submit(make).result()
@@ -158,6 +117,7 @@ class Ledger:
             self._closing = True
             self._wake.notify()
         self._thread.join()
+        self._checkpoints.close()
         self.view.close()
         self._db.close()
 
@@ -167,6 +127,7 @@ class Ledger:
         while group := self._take():
             try:
                 self._make(group)
+                self._begin_log_anew()
             except Exception as error:  # nothing may leave a caller waiting
                 self._fail(error, [change for change in group if not change.future.done()])
                 return
@@ -189,6 +150,12 @@ class Ledger:
             return
         for change, result in zip(group, results, strict=True):
             change.future.set_result(result)
+
+    def _begin_log_anew(self) -> None:
+        if self._checkpoints.is_due:
+            self._checkpoints.is_due = False
+            # What came since the checkpoint of the other thread; with nothing left the next commit begins at the front.
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _take(self) -> list[_Change]:
         with self._wake:
@@ -230,6 +197,7 @@ class Ledger:
     def _roll_back(self) -> None:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
+        self._changes.begin()
 
     def _pause(self, give_up: float) -> None:
         if self.paused is None:
@@ -251,6 +219,8 @@ class Ledger:
         failed = error if isinstance(error, StorageFailed) else StorageFailed(f"{self.path} cannot be written: {error}")
         failed.__cause__ = error if failed is not error else None
         with self._wake:
+            if self._failed is not None:
+                return
             self._failed = failed
             group, self._waiting = group + self._waiting, []
         log.debug("the ledger failed", exc_info=error)
@@ -269,18 +239,11 @@ def _open(path: Path) -> sqlite3.Connection:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA cache_size = -65536")
-            db.execute("PRAGMA wal_autocheckpoint = 8000")
-            _make(db, path)
+            db.execute("PRAGMA temp_store = MEMORY")
+            db.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoints.py
+            db.execute(f"PRAGMA journal_size_limit = {MUCH}")
+            prepare(db, path)
             undo.pop_all()
     except (sqlite3.Error, OSError) as error:
         raise OutUnusable(f"{path} cannot be used as a ledger: {error}") from error
     return db
-
-
-def _make(db: sqlite3.Connection, path: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA:
-        raise VersionMismatch(f"{path} has schema {version}, this program knows up to {SCHEMA}: use a newer crawler")
-    steps = "".join(STEPS[old] for old in range(version, SCHEMA)) if version else TABLES
-    if version < SCHEMA:
-        db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")

@@ -133,7 +133,8 @@ class LocalTaskQueue:
             if result.next_line == batch.next_line:
                 self._state.lists.put(list_id, session, batch)
             self._state.tally.put(result.tasks, result.entries, result.bad)
-            self._state.frontier.added(result.hosts, self._state.now())
+            self._state.put_at = self._state.now()
+            self._state.frontier.added(result.hosts, self._state.put_at)
         self._keeper.wake()
         return result.next_line
 
@@ -193,7 +194,7 @@ class LocalTaskQueue:
             count = min(count, int(now >= holder.outage.next_probe and not self._state.frontier.tokens(holder.id)))
         held = self._state.frontier.lease(holder.id, count, now) if status is QueueStatus.OPEN and count else []
         self._refuse()
-        if self._state.frontier.is_hungry():
+        if self._state.frontier.is_hungry() or (self._ledger.unsorted and self._state.frontier.has_room()):
             self._keeper.wake()
         if not held and status is QueueStatus.OPEN and time.monotonic() < give_up:
             return None

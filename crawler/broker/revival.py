@@ -73,7 +73,9 @@ def refresh(db: sqlite3.Connection) -> int:
         tasks += len(rows)
         size += sum(decode_body(blob).bytes or 0 for *_, blob in rows)
         change = "UPDATE tasks SET state = 0, host = ?, attempts = 0, losses = 0, hops = 0, target = NULL WHERE id = ?"
-        db.executemany(change, [(host_key(_name(url)), task) for _, task, url, _ in rows])
+        ready = sorted((host_key(_name(url)), task) for _, task, url, _ in rows)
+        db.executemany(change, ready)
+        db.executemany("INSERT INTO backlog VALUES (?, ?)", ready)
     _count(db, Counter({STORED: tasks}), size)
     return tasks
 

@@ -56,6 +56,8 @@ class State:
         #: When workers must have given back everything, None while the queue is not draining.
         self.drain_at: float | None = None
         self.trouble = Trouble()
+        #: When tasks were put last.
+        self.put_at = 0.0
         #: When to look for delayed tasks.
         self.next_due = 0.0
         self._take_up()

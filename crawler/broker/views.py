@@ -16,14 +16,15 @@ from crawler import facts
 from crawler.broker.changes import LINE_BITS, TASK, Body, decode_body, task_of
 from crawler.broker.hosts import Facts
 from crawler.broker.registry import read_facts, read_paused
+from crawler.broker.schema import version
 from crawler.errors import OutUnusable
 from crawler.model import ListState, Outcome, Record, Task
 from crawler.reasons import Reason
 
 _HOSTS = """
 WITH RECURSIVE found(host) AS (
-    SELECT min(host) FROM tasks WHERE state = 0 AND host > ?
-    UNION ALL SELECT (SELECT min(host) FROM tasks WHERE state = 0 AND host > found.host) FROM found
+    SELECT min(host) FROM backlog WHERE host > ?
+    UNION ALL SELECT (SELECT min(host) FROM backlog WHERE host > found.host) FROM found
     WHERE found.host IS NOT NULL)
 SELECT host FROM found WHERE host IS NOT NULL LIMIT ?
 """
@@ -62,6 +63,7 @@ class View:
 
     Raises:
         OutUnusable: There is no such ledger.
+        VersionMismatch: A newer program made it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,8 +73,9 @@ class View:
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False)
             self._db.execute("PRAGMA query_only = ON")
             self._db.execute("SELECT 1 FROM meta LIMIT 1")
+            found = version(self._db, path)
             #: A ledger of schema 1, which nothing but its next crawl makes anew, has no columns.
-            self._columns = "columns" if self._db.execute("PRAGMA user_version").fetchone()[0] > 1 else "NULL"
+            self._columns = "columns" if found > 1 else "NULL"
         except sqlite3.Error as error:
             raise OutUnusable(f"{path} is no ledger of crawler that can be read: {error}") from error
         self._lock = threading.Lock()
@@ -159,7 +162,8 @@ class View:
 
     def backlog(self, host: int, after: int, count: int) -> list[Task]:
         """Return up to *count* ready tasks of *host* with ids above *after*, in order."""
-        sql = f"SELECT {TASK} WHERE t.state = 0 AND t.host = ? AND t.id > ? ORDER BY t.id LIMIT ?"
+        ids = "SELECT task FROM backlog WHERE host = ? AND task > ? ORDER BY task LIMIT ?"
+        sql = f"SELECT {TASK} WHERE t.id IN ({ids}) ORDER BY t.id"
         return [task_of(row) for row in self._all(sql, host, after, count)]
 
     def hosts(self, after: int, count: int) -> list[int]:

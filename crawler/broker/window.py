@@ -105,11 +105,11 @@ class Window:
             host = self._hungry.pop(key)
             host.reading = True
             rows.append(Read(key, host.cursor, chunk, not host.is_known))
-        return Wants(rows, self._scan_from if self._has_room(ready) else None)
+        return Wants(rows, self._scan_from if self.has_room(ready) else None)
 
     def is_hungry(self, ready: int) -> bool:
         """Tell whether `wants` would name anything."""
-        return bool(self._hungry) or (self._has_room(ready) and self._scan_from is not None)
+        return bool(self._hungry) or (self.has_room(ready) and self._scan_from is not None)
 
     def offer(self, read: Read, tasks: list[Task], facts: Facts | None, now: float) -> Host | None:
         """
@@ -184,7 +184,8 @@ class Window:
         """Count the tasks in memory that wait."""
         return sum(host.queued for host in self._hosts.values())
 
-    def _has_room(self, ready: int) -> bool:
+    def has_room(self, ready: int) -> bool:
+        """Tell whether further hosts are of use, where *ready* can be handed out at once."""
         return ready < ENOUGH_HOSTS and len(self._hosts) < MAX_HOSTS
 
     def _chunk(self) -> int:
