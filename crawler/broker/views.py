@@ -17,7 +17,7 @@ from crawler.broker.changes import LINE_BITS, TASK, Body, decode_body, task_of
 from crawler.broker.hosts import Facts
 from crawler.broker.registry import read_facts, read_paused
 from crawler.broker.schema import version
-from crawler.errors import OutUnusable
+from crawler.errors import OutUnusable, VersionMismatch
 from crawler.model import ListState, Outcome, Record, Task
 from crawler.reasons import Reason
 
@@ -76,6 +76,9 @@ class View:
             found = version(self._db, path)
             #: A ledger of schema 1, which nothing but its next crawl makes anew, has no columns.
             self._columns = "columns" if found > 1 else "NULL"
+        except VersionMismatch:
+            self._db.close()
+            raise
         except sqlite3.Error as error:
             raise OutUnusable(f"{path} is no ledger of crawler that can be read: {error}") from error
         self._lock = threading.Lock()
