@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,14 +24,14 @@ from crawler.broker.sessions import LOCAL
 from crawler.broker.state import OWN
 from crawler.broker.wire import format_address
 from crawler.consumer import Consumer
-from crawler.consumer.store.opening import AnyStore, check_library, encode_storage, open_store, storage_in
 from crawler.consumer.store.shards import ShardStore
-from crawler.errors import CrawlerError, OutUnusable, UsageError
+from crawler.errors import CrawlerError, UsageError
 from crawler.model import Download, QueueStatus, Welcome
 from crawler.out import Out
 from crawler.publisher import Publisher
 from crawler.room import RoomWatch
 from crawler.settings import Settings
+from crawler.storing import open_for, place_of, written_by
 from crawler.treatment import Transform, describe
 from crawler.worker.outbox import Outbox
 
@@ -47,8 +46,8 @@ END_WAIT = 5.0
 class Opening(NamedTuple):
     """How a run is opened."""
 
-    #: Root of the store, None for OUT/images.
-    store: Path | None
+    #: Root of the store, or its address as text; None for OUT/images.
+    store: str | Path | None
     settings: Settings
     #: Whether to go on waiting for lists when all are read.
     keep_open: bool = False
@@ -86,11 +85,12 @@ class Coordinator:
         self._out = out
         self._opening = opening
         self._fail = fail
-        self.images = (opening.store or out.images).absolute()
+        #: Absolute path, or an address as text.
+        self.images = place_of(out, opening.store)
         self.ledger = Ledger(out.ledger, opening.pause_limit, fail)
         try:
             self._keep_transform()
-            self.store = self._open_store()
+            self.store = open_for(out, self.ledger, self.images, opening.settings.storage)
             if opening.refresh:
                 self.ledger.change(lambda changes: refresh(changes.db))
             self.queue = LocalTaskQueue(self.ledger, self._terms())
@@ -100,7 +100,7 @@ class Coordinator:
         except BaseException:
             self.ledger.close()
             raise
-        self._room = RoomWatch((out.path, self.images), opening.min_free, self.queue.block)
+        self._room = RoomWatch(written_by(out, self.images), opening.min_free, self.queue.block)
         self._room.start()
         self._publisher = self._make_publisher()
         self._completions.start()
@@ -109,32 +109,6 @@ class Coordinator:
         self._consuming = threading.Lock()
         self._results = LocalResultQueue(self.queue, lambda: self.store.spool(OWN), self._consume)
         self._outbox = Outbox(self.queue, OWN, self._dealt_with, fail)
-
-    def _open_store(self) -> AnyStore:
-        known = self.ledger.view.meta("store")
-        if known is not None and known != str(self.images):
-            raise UsageError(
-                f"{self._out.path} stores its images in {known}, not in {self.images}: name the same --store, "
-                "or choose another OUT with -o"
-            )
-        if known is not None and self.ledger.view.counters().get("stored") and not self.images.is_dir():
-            raise OutUnusable(f"the store {self.images} is not there, with the images in it: is its disk mounted?")
-        check_library(self._opening.settings.storage)
-        self._check_layout(is_new=known is None)
-        try:
-            store = open_store(self.images, self._opening.settings.storage)
-            store.create()
-            self._claim(store)
-        except OSError as error:
-            raise OutUnusable(
-                f"the store {self.images} cannot be made: {error.strerror}; name another with --store"
-            ) from error
-        if not os.access(self.images, os.W_OK | os.X_OK):
-            raise OutUnusable(
-                f"the store {self.images} cannot be written: name another with --store, or change whose it is"
-            )
-        self.ledger.change(lambda changes: changes.set_meta("store", str(self.images)))
-        return store
 
     def _keep_transform(self) -> None:
         """Refuse another transform than that with which OUT was begun: its images would be of two kinds."""
@@ -150,27 +124,6 @@ class Coordinator:
         if known is None:
             text = msgspec.json.encode(asked).decode()
             self.ledger.change(lambda changes: changes.set_meta("transform", text))
-
-    def _check_layout(self, *, is_new: bool) -> None:
-        """Refuse to keep images in another way than this crawl has begun to."""
-        storage = self._opening.settings.storage
-        begun = storage if is_new else storage_in(self.ledger.view)
-        if begun.layout() != storage.layout():
-            raise UsageError(
-                f"{self._out.path} was begun with {begun.layout()}: name the same, or choose another OUT with -o"
-            )
-        self.ledger.change(lambda changes: changes.set_meta("storage", encode_storage(storage)))
-
-    def _claim(self, store: AnyStore) -> None:
-        if not self._opening.settings.storage.is_owned:
-            return
-        crawl = self.ledger.view.meta("crawl") or secrets.token_hex(16)
-        self.ledger.change(lambda changes: changes.set_meta("crawl", crawl))
-        if not store.claim(crawl):
-            raise UsageError(
-                f"{self.images} holds images of another crawl, called by numbers that this one would give again: "
-                "choose another --store"
-            )
 
     def _make_publisher(self) -> Publisher | None:
         if not isinstance(self.store, ShardStore):

@@ -22,6 +22,7 @@ from crawler.broker.manager import QueueClient, Service
 from crawler.broker.wire import parse_address
 from crawler.consumer import Consumer
 from crawler.consumer.store.opening import AnyStore, open_store
+from crawler.consumer.store.remote import is_address
 from crawler.consumer.store.shards import ShardStore
 from crawler.errors import CrawlerError, UnknownSession, UsageError
 from crawler.model import PROTOCOL, Hello, QueueStatus, Role, Welcome
@@ -169,25 +170,33 @@ def _store(joining: Joining, queue: TaskQueue, welcome: Welcome) -> AnyStore | N
     """Return the store where this machine can write it, shown by a nonce that the coordinator reads back."""
     if joining.store == "none":
         return None
-    path = Path(joining.store or welcome.store)
-    if not path.is_dir():
-        if joining.store:
-            raise UsageError(f"--store {path}: there is no such folder")
-        log.info("%s is not here: downloads go to the coordinator", path)
-        return None
-    store = open_store(path, welcome.settings.storage)
+    place = joining.store or welcome.store
+    why = _prove(place, queue, welcome)
+    if not isinstance(why, str):
+        return why
+    if joining.store:
+        raise UsageError(f"--store {place}: {why}")
+    log.info("%s: %s; downloads go to the coordinator", place, why)
+    return None
+
+
+def _prove(place: str, queue: TaskQueue, welcome: Welcome) -> AnyStore | str:
+    """Return the store at *place* where it is the coordinator's, or why it cannot be used."""
+    if not is_address(place) and not Path(place).is_dir():
+        return "there is no such folder here"
+    try:
+        store = open_store(place, welcome.settings.storage)
+    except UsageError as error:
+        return str(error)
     try:
         store.prove(welcome.session, welcome.nonce)
         if queue.prove(welcome.session):
             return store
         why = "it is not the coordinator's store"
     except OSError as error:
-        why = f"it cannot be written: {error.strerror}"
+        why = f"it cannot be written: {error.strerror or error}"
     store.sweep(welcome.session)
-    if joining.store:
-        raise UsageError(f"--store {path}: {why}")
-    log.info("%s: %s; downloads go to the coordinator", path, why)
-    return None
+    return why
 
 
 @contextmanager

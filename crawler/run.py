@@ -27,6 +27,7 @@ from crawler.producer import Reading, Source, from_path, from_urls
 from crawler.progress import Watch
 from crawler.room import await_room
 from crawler.settings import Politeness, Settings
+from crawler.storing import place_of, written_by
 from crawler.summary import Summary
 from crawler.worker import Ends, Plan, Sink, Worker
 from crawler.worker.inline import InlineDownloaders
@@ -123,7 +124,7 @@ def _take(run: Run, stop: Stop) -> Hold:
         descriptors.require(run.hands.threads)
     opening = run.opening
     if run.out.served_at() is None:
-        await_room((run.out.path, opening.store or run.out.images), opening.pause_limit, stop.asked.wait)
+        await_room(written_by(run.out, place_of(run.out, opening.store)), opening.pause_limit, stop.asked.wait)
     return run.out.hold()
 
 
@@ -361,7 +362,7 @@ def crawl(
         CrawlerError: It cannot begin or go on; the error says why.
     """
     source = from_path(str(urls)) if isinstance(urls, str | Path) else from_urls(urls)
-    opening = Opening(None if store is None else Path(store), settings or _defaults(inline))
+    opening = Opening(store, settings or _defaults(inline))
     run = Run([source], Out(Path(out)), opening, hands=Hands(workers=0 if inline else 1, threads=threads))
     if not inline:
         return seed(run, Stop(), watch or Watch())

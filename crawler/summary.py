@@ -36,11 +36,11 @@ class Summary:
 
     Args:
         out: Folder of the crawl.
-        images: Folder of the images.
+        images: Folder of the images, or their address.
         seconds: Duration of this run, None where it is not this run that is summed up.
     """
 
-    def __init__(self, out: Path, images: Path, seconds: float | None) -> None:
+    def __init__(self, out: Path, images: str | Path, seconds: float | None) -> None:
         self.out = out
         self.images = images
         self.seconds = seconds

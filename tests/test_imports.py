@@ -43,13 +43,14 @@ HEIGHTS = {
     "crawler.summary": 6,
     "crawler.hosts": 6,  # the file of --hosts
     "crawler.join": 6,
+    "crawler.storing": 7,
     "crawler.publisher": 6,  # shards of the consumers against the ledger
-    "crawler.coordinator": 7,
-    "crawler.run": 8,
-    "crawler.export": 8,
-    "crawler.cli.": 9,
-    "crawler.__main__": 10,
-    "crawler": 10,
+    "crawler.coordinator": 8,
+    "crawler.run": 9,
+    "crawler.export": 9,
+    "crawler.cli.": 10,
+    "crawler.__main__": 11,
+    "crawler": 11,
 }
 
 #: Outside dependency, as imported, and the modules that may; a name that ends in a dot is all below it.
@@ -92,7 +93,7 @@ OUTSIDE = {
     "idna": ("crawler.producer.urls",),
     # Of lists that not everybody has.
     "backports": ("crawler.producer.compression",),
-    "fsspec": ("crawler.producer.files",),
+    "fsspec": ("crawler.producer.files", "crawler.consumer.store.remote"),
     "ijson": ("crawler.producer.objects",),
     "pyarrow": ("crawler.producer.parquet", "crawler.consumer.store.parquet", "crawler.consumer.store.opening"),
 }
@@ -100,7 +101,7 @@ OUTSIDE = {
 #: Distribution, where its name is not that of what is imported.
 DISTRIBUTIONS = {"PIL": "pillow", "backports": "backports.zstd"}
 #: Distributions that are declared though nothing imports them: what fsspec loads for some addresses.
-LOADED = {"aiohttp"}
+LOADED = {"aiohttp", "s3fs"}
 
 #: Modules that run what they read. Nothing that came over a wire or a pipe may reach them.
 EXECUTING = {"pickle", "cPickle", "marshal", "shelve", "dill"}

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import click
@@ -109,17 +108,14 @@ def _choice(filters: dict[str, Any]) -> Any:
 def _missing(out: Out, dry_run: bool) -> Iterator[Any]:
     """Yield choices of the stored tasks whose file is not there, or has another size."""
     from crawler.broker.views import View
-    from crawler.consumer.store.opening import open_store, storage_in
+    from crawler.consumer.store.opening import reopen_store
     from crawler.model import Choice
 
     view = View(out.ledger)
     try:
-        root = Path(view.meta("store") or out.images)
-        if not root.is_dir():
-            raise OutUnusable(f"the store {root} is not there: is its disk mounted?")
-        store = open_store(root, storage_in(view))
+        store = reopen_store(view, out.images)
         # A path is relative to OUT where the store is in it.
-        prefix = "images/" if root == out.images.absolute() else ""
+        prefix = "images/" if store.root == str(out.images.absolute()) else ""
         paths = ((item, item.path.removeprefix(prefix)) for item in view.current() if item.path)
         gone = (item.id for item, path in paths if not _is_whole(store, path, item.bytes))
         while ids := tuple(islice(gone, BATCH)):
@@ -132,7 +128,7 @@ def _is_whole(store: Any, path: str, size: int | None) -> bool:
     try:
         return bool(store.size(path) == size)
     except OSError as error:
-        raise OutUnusable(f"{path} cannot be looked at: {error.strerror}") from error
+        raise OutUnusable(f"{path} cannot be looked at: {error.strerror or error}") from error
 
 
 def _revive(out: Out | None, served: Served | None, work: Callable[[Callable[[Any], Mapping[str, int]]], Any]) -> None:

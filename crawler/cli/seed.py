@@ -106,7 +106,7 @@ _PROXY_HELP = (
 @click.argument("lists", metavar="LIST...", nargs=-1, required=True)
 @list_options
 @click.option("-o", "--out", metavar="OUT", help="Folder of the crawl. [LIST-stem.crawl beside the list]")
-@click.option("--store", metavar="PATH", help="Where images go. [OUT/images]")
+@click.option("--store", metavar="PATH|ADDRESS", help="Where images go, also as s3://bucket/prefix. [OUT/images]")
 @storing
 @click.option("--to", metavar="OUT|HOST:PORT", help="Add the lists to a queue that is being served, and leave.")
 @click.option("--listen", metavar="HOST:PORT", help="Let other machines join here; needs --key.")
@@ -200,12 +200,11 @@ def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: 
 
     descriptors.raise_limit()  # each machine that joins takes some connections
     out = Path(options["out"])
-    store = None if options["store"] is None else Path(options["store"])
     run = Run(
         sources=sources,
         out=Out(out),
         opening=Opening(
-            store,
+            options["store"],
             _settings(options),
             keep_open=options["keep_open"],
             pause_limit=options["pause_limit"],

@@ -15,9 +15,10 @@ import click
 
 from crawler.broker.audit import AuditView, Fault, Finding, end_leases, examine
 from crawler.broker.ledger import Ledger
-from crawler.consumer.store.opening import AnyStore, check_library, open_store, storage_in
+from crawler.consumer.store.opening import AnyStore, reopen_store
 from crawler.errors import OutUnusable, StorageFailed, UsageError
 from crawler.out import Out
+from crawler.storing import place_of
 
 log = logging.getLogger(__name__)
 
@@ -127,16 +128,11 @@ def sweep(out: Out, store: str | None, quiet: bool) -> Verified:
 
 
 def _store(view: AuditView, out: Out) -> AnyStore:
-    root = Path(view.meta("store") or out.images)
-    if not root.is_dir():
-        raise OutUnusable(f"the store {root} is not there: is its disk mounted?")
-    storage = storage_in(view)
-    check_library(storage)
-    return open_store(root, storage)
+    return reopen_store(view, out.images)
 
 
 def _check_sole(out: Out, files: AnyStore, named: str | None) -> None:
-    if Path(files.root) == out.images or (named is not None and str(Path(named).absolute()) == files.root):
+    if Path(files.root) == out.images or (named is not None and str(place_of(out, named)) == files.root):
         return
     raise UsageError(
         f"the store {files.root} may hold images of other crawls, which --sweep would remove: if it holds those of "

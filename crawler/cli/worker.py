@@ -18,7 +18,7 @@ from crawler.cli.loudness import is_quiet, loudness
 @click.option("--threads", type=click.IntRange(min=1), default=32, show_default=True, help="Threads of each.")
 @click.option(
     "--store",
-    metavar="PATH|none",
+    metavar="PATH|ADDRESS|none",
     help="Where this machine sees the store; none sends downloads to the coordinator. [tries the coordinator's path]",
 )
 @click.option("--grace", type=Seconds(min=0), default=25.0, show_default=True, help="Seconds to end.")

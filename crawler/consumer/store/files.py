@@ -23,11 +23,11 @@ from crawler.consumer.store.directory import Directory, names, regular, sync, sy
 #: Names that are remembered as durable.
 REMEMBERED = 10_000
 #: What a folder of images is called.
-_FOLDER = re.compile(r"[0-9a-f]{2}")
+FOLDER = re.compile(r"[0-9a-f]{2}")
 #: What an image is called.
-_IMAGE = re.compile(rf"[0-9a-f]{{64}}\.(?:{'|'.join(EXTENSIONS.values())})")
+IMAGE = re.compile(rf"[0-9a-f]{{64}}\.(?:{'|'.join(EXTENSIONS.values())})")
 #: What one is called while it is copied from another file system.
-_PARTIAL = re.compile(rf"\.{_IMAGE.pattern}\.[0-9a-f]{{32}}")
+_PARTIAL = re.compile(rf"\.{IMAGE.pattern}\.[0-9a-f]{{32}}")
 
 
 class FileStore(Directory):
@@ -66,7 +66,7 @@ class FileStore(Directory):
     def walk(self) -> Iterator[Found]:
         """Yield what this store has made: see `Store.walk`. In memory is one folder of it at a time."""
         for folder in names(self.root):
-            if _FOLDER.fullmatch(folder):
+            if FOLDER.fullmatch(folder):
                 yield from self._walk(folder)
 
     def roll(self) -> None:
@@ -77,7 +77,7 @@ class FileStore(Directory):
 
     def _walk(self, folder: str) -> Iterator[Found]:
         for name in names(f"{self.root}/{folder}"):
-            if (_IMAGE.fullmatch(name) or _PARTIAL.fullmatch(name)) and name.lstrip(".").startswith(folder):
+            if (IMAGE.fullmatch(name) or _PARTIAL.fullmatch(name)) and name.lstrip(".").startswith(folder):
                 found = regular(f"{self.root}/{folder}/{name}", links=False)
                 if found is not None:
                     yield Found(f"{folder}/{name}", found.st_size)

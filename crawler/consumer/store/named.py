@@ -35,8 +35,9 @@ MAX_SLUG = 80
 DIGITS = 16
 
 _ENDINGS = "|".join(EXTENSIONS.values())
-_IMAGE = re.compile(rf"(?:.*-)?\d{{9,}}(?:-[0-9a-f]{{{DIGITS}}})?\.(?:{_ENDINGS})")
-_PARTIAL = re.compile(rf"\.{_IMAGE.pattern}\.[0-9a-f]{{32}}")
+#: What files are called.
+NAMED = re.compile(rf"(?:.*-)?\d{{9,}}(?:-[0-9a-f]{{{DIGITS}}})?\.(?:{_ENDINGS})")
+_PARTIAL = re.compile(rf"\.{NAMED.pattern}\.[0-9a-f]{{32}}")
 #: Errors of file systems that know no second name for a file.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -101,7 +102,7 @@ class NamedFileStore(FileStore):
 
     def _walk(self, folder: str) -> Iterator[Found]:
         for name in names(f"{self.root}/{folder}"):
-            if _IMAGE.fullmatch(name) or _PARTIAL.fullmatch(name):
+            if NAMED.fullmatch(name) or _PARTIAL.fullmatch(name):
                 found = regular(f"{self.root}/{folder}/{name}", links=False)
                 if found is not None:
                     yield Found(f"{folder}/{name}", found.st_size)

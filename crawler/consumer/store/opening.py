@@ -9,12 +9,14 @@ import msgspec
 
 from crawler.consumer.store.files import FileStore
 from crawler.consumer.store.named import NamedFileStore
+from crawler.consumer.store.remote import is_address
+from crawler.consumer.store.remote_files import RemoteFileStore
 from crawler.consumer.store.shards import ShardStore
-from crawler.errors import UsageError
+from crawler.errors import OutUnusable, UsageError
 from crawler.storage import Format, Naming, Storage
 
 #: Any store.
-AnyStore = FileStore | ShardStore
+AnyStore = FileStore | ShardStore | RemoteFileStore
 
 
 class Kept(Protocol):
@@ -24,20 +26,40 @@ class Kept(Protocol):
         """Return the value kept under *name*, None where there is none."""
 
 
-def open_store(root: Path, storage: Storage) -> AnyStore:
-    """Return the store at *root*, which need not exist."""
+def open_store(place: str | Path, storage: Storage) -> AnyStore:
+    """
+    Return the store in a directory or at an address, which need not exist.
+
+    Raises:
+        UsageError: A library for it is not installed, or it cannot be as it is asked for.
+    """
+    _check_library(storage)
+    if isinstance(place, str) and is_address(place):
+        if storage.is_sharded:
+            raise UsageError(f"--format {storage.format} goes into a directory, not to {place}")
+        return RemoteFileStore(place, storage.name)
+    root = Path(place)
     if storage.is_sharded:
         return ShardStore(root, storage)
     return FileStore(root) if storage.name is Naming.DIGEST else NamedFileStore(root, storage.name)
 
 
-def check_library(storage: Storage) -> None:
+def reopen_store(ledger: Kept, otherwise: Path) -> AnyStore:
     """
-    Check that what writes and reads shards is installed.
+    Return the store of a crawl; *otherwise* is where one is that was never named.
 
     Raises:
-        UsageError: It is not.
+        OutUnusable: It is not there.
+        UsageError: A library for it is not installed.
     """
+    place = str(ledger.meta("store") or otherwise)
+    if not is_address(place) and not Path(place).is_dir():
+        raise OutUnusable(f"the store {place} is not there: is its disk mounted?")
+    return open_store(place, storage_in(ledger))
+
+
+def _check_library(storage: Storage) -> None:
+    """Check that what writes and reads shards is installed."""
     if storage.format is not Format.PARQUET:
         return
     try:

@@ -1,0 +1,179 @@
+"""Stores at an address: an object store over HTTP, as it works and as it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import LOCAL, records, run, running, served, status, write_list
+from tests.conftest import wait_until
+from tests.objects import Bucket, Faults, object_store
+from tests.site import Site
+
+#: Loading the library takes its time, and a failing store has it wait.
+pytestmark = pytest.mark.timeout(180)
+
+SMALL = ("--processes", "1", "--threads", "8")
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """Serve an object store for all tests here."""
+    with object_store() as address:
+        yield address
+
+
+@pytest.fixture
+def faults(endpoint: str) -> Iterator[Faults]:
+    """Put a proxy before the object store."""
+    proxy = Faults(endpoint)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def bucket(endpoint: str, faults: Faults, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """Return an empty bucket, that commands of this test reach through the proxy."""
+    name = hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
+    made = Bucket(endpoint, name)
+    for key, value in {**made.environment, "AWS_ENDPOINT_URL": faults.endpoint}.items():
+        monkeypatch.setenv(key, value)
+    return made
+
+
+def urls(site: Site, count: int, path: str = "/photo/{}.jpg") -> list[str]:
+    """Return the URLs of so many photos."""
+    return [site.url(path.format(number)) for number in range(count)]
+
+
+def check(folder: Path, bucket: Bucket, stored: int) -> dict[int, dict[str, Any]]:
+    """Hold the objects against the records: each has its bytes, and there are no others."""
+    kept = {record["id"]: record for record in records(folder, "urls.crawl")}
+    paths = {record["path"]: record for record in kept.values() if record["outcome"] == "stored"}
+    assert len(paths) == stored
+    assert [f"pre/{path}" for path in sorted(paths)] == [name for name in bucket.names() if "/." not in name]
+    for path, record in paths.items():
+        assert hashlib.sha256(bucket.get(f"pre/{path}")).hexdigest() == record["sha256"]
+    assert not [name for name in bucket.names() if ".spool" in name or ".probe" in name]
+    assert bucket.unfinished() == 0
+    return kept
+
+
+@pytest.mark.parametrize("naming", ["digest", "index", "url"])
+def test_images_are_objects(tmp_path: Path, site: Site, bucket: Bucket, naming: str) -> None:
+    """Written in place by the worker; nothing is left beside them, and no secret is told."""
+    write_list(tmp_path, *urls(site, 20), site.url("/missing/1"))
+    seed = ("seed", "urls.txt", *LOCAL, "--store", f"s3://{bucket.name}/pre", "--name", naming)
+    done = run(tmp_path, *seed, "-vv")
+    assert done.returncode == 0, done.stderr
+    check(tmp_path, bucket, 20)
+    assert f"images in s3://{bucket.name}/pre" in done.stdout
+    assert "downloads go to the coordinator" not in done.stderr
+    assert "a-secret-for-tests" not in done.stdout + done.stderr
+    assert run(tmp_path, *seed).returncode == 0
+    assert site.count("/photo/3.jpg") == 1
+
+
+def test_what_a_bucket_lost_is_found_and_fetched_again(tmp_path: Path, site: Site, bucket: Bucket) -> None:
+    """`status --verify` reads every object, `retry --missing` has those fetched that are gone."""
+    write_list(tmp_path, *urls(site, 10))
+    seed = ("seed", "urls.txt", *LOCAL, "--store", f"s3://{bucket.name}/pre")
+    assert run(tmp_path, *seed).returncode == 0
+    first, second, *_ = bucket.names()
+    bucket.delete(first)
+    bucket.put(second, b"x" * len(bucket.get(second)))
+    orphan = f"pre/ab/{'ab' * 32}.jpg"
+    bucket.put(orphan, b"orphan")
+    done = run(tmp_path, "status", "urls.crawl", "--verify", "--json")
+    found = json.loads(done.stdout)["verified"]
+    assert (found["records"], found["missing"], found["other_digest"], found["orphans"]) == (10, 1, 1, 1), found
+    bucket.delete(second)
+    assert "2 tasks wait" in run(tmp_path, "retry", "urls.crawl", "--missing").stdout
+    assert run(tmp_path, *seed).returncode == 0
+    swept = run(tmp_path, "status", "urls.crawl", "--verify", "--sweep", "--store", f"s3://{bucket.name}/pre")
+    assert swept.returncode == 0, swept.stderr
+    assert orphan not in bucket.names()
+    assert len(bucket.names()) == 10
+
+
+def test_an_object_store_that_fails_now_and_then(tmp_path: Path, site: Site, bucket: Bucket, faults: Faults) -> None:
+    """Refused, cut, slow uploads, and some of whose end nobody hears: every image is stored, once."""
+    write_list(tmp_path, *urls(site, 60))
+    faults.plan = ("", "503", "", "cut", "slow", "", "lost")
+    done = run(tmp_path, "seed", "urls.txt", *LOCAL, "--store", f"s3://{bucket.name}/pre")
+    assert done.returncode == 0, done.stderr
+    kept = check(tmp_path, bucket, 60)
+    assert all(record["attempts"] == 1 for record in kept.values())
+    assert min(faults.done[kind] for kind in ("503", "cut", "slow", "lost")) > 5
+    assert len(site.requests) == 60
+
+
+def test_an_object_store_that_refuses_all_pauses_the_run(
+    tmp_path: Path, site: Site, bucket: Bucket, faults: Faults
+) -> None:
+    """As a full disk does: nobody is charged an attempt, and it goes on when uploads are taken again."""
+    write_list(tmp_path, *urls(site, 30))
+    faults.plan = ("403",)
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--store", f"s3://{bucket.name}/pre") as seed:
+        wait_until(lambda: "cannot store in s3://" in (status(tmp_path, "urls.crawl").get("trouble") or ""))
+        faults.plan = ("",)
+        assert seed.wait(50) == 0
+    kept = check(tmp_path, bucket, 30)
+    assert all(record["attempts"] == 1 for record in kept.values())
+
+
+def test_kill_9_of_everything(tmp_path: Path, site: Site, bucket: Bucket) -> None:
+    """What is recorded is there; the rest is fetched again."""
+    write_list(tmp_path, *urls(site, 120, "/slow/0.05/photo/{}.jpg"))
+    command = ("seed", "urls.txt", *LOCAL, "--store", f"s3://{bucket.name}/pre", "--name", "index")
+    for goal in (20, 60):
+        with running(tmp_path, *command) as process:
+            wait_until(lambda goal=goal: status(tmp_path, "urls.crawl").get("stored", 0) >= goal)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    done = run(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    check(tmp_path, bucket, 120)
+
+
+def test_a_worker_that_cannot_reach_it_sends_downloads(tmp_path: Path, site: Site, bucket: Bucket) -> None:
+    """The coordinator uploads them; where it was told to write there, it ends with what is wrong."""
+    write_list(tmp_path, *urls(site, 10))
+    store = f"s3://{bucket.name}/pre"
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0", "--store", store) as seed:
+        served(tmp_path, "urls.crawl")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+            patch.setenv("AWS_MAX_ATTEMPTS", "1")
+            refused = run(tmp_path, "worker", "urls.crawl", "--store", store, *SMALL)
+            assert (refused.returncode, "cannot be written" in refused.stderr) == (2, True), refused.stderr
+            assert run(tmp_path, "worker", "urls.crawl", *SMALL).returncode == 0
+        assert seed.wait(30) == 0
+    check(tmp_path, bucket, 10)
+
+
+@pytest.mark.parametrize(
+    ("store", "said", "code"),
+    [
+        ("s3://no-such-bucket-here/pre", "cannot be made", 73),
+        ("s3://name:word@bucket/pre", "holds no name or password", 2),
+        ("memory://here", "no place that other processes see", 2),
+        ("nonsense://here", "cannot be reached", 2),
+    ],
+)
+def test_an_address_that_cannot_be_used(
+    tmp_path: Path, site: Site, bucket: Bucket, store: str, said: str, code: int
+) -> None:
+    """Is refused before anything is fetched."""
+    write_list(tmp_path, *urls(site, 1))
+    done = run(tmp_path, "seed", "urls.txt", *LOCAL, "--store", store)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert site.requests == []
