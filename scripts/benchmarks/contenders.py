@@ -10,8 +10,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from PIL import Image
 
 HERE = Path(__file__).parent
 #: Seconds that a fetch may take.
@@ -35,6 +37,8 @@ class Contender:
     images: tuple[str, ...]
     #: Whether it keeps what was served byte for byte.
     exact: bool = True
+    #: Shorter side in pixels of what it makes, 0 where it leaves sizes as they are.
+    side: int = 0
     #: How its version is told.
     version: tuple[str, ...] = ()
 
@@ -59,14 +63,14 @@ def _floor(environments: Path, urls: Path, out: Path, threads: int) -> list[str]
     ]
 
 
-def _img2dataset(environments: Path, urls: Path, out: Path, threads: int) -> list[str]:
-    program = [
-        str(environments / "img2dataset" / "bin" / "img2dataset"),
-        f"--url_list={urls}",
-        f"--output_folder={out}",
-    ]
-    kept = ["--resize_mode=no", "--skip_reencode=True", "--number_sample_per_shard=500", "--enable_wandb=False"]
-    return [*program, *kept, "--processes_count=2", f"--thread_count={threads}", f"--timeout={TIMEOUT}", "--retries=0"]
+def _img2dataset(*options: str) -> Callable[[Path, Path, Path, int], list[str]]:
+    def command(environments: Path, urls: Path, out: Path, threads: int) -> list[str]:
+        program = [str(environments / "img2dataset" / "bin" / "img2dataset"), f"--url_list={urls}"]
+        tried = [f"--thread_count={threads}", f"--timeout={TIMEOUT}", "--retries=0"]
+        shards = ["--number_sample_per_shard=500", "--processes_count=2", "--enable_wandb=False"]
+        return [*program, f"--output_folder={out}", *shards, *tried, *options]
+
+    return command
 
 
 def _scrapy(environments: Path, urls: Path, out: Path, threads: int) -> list[str]:
@@ -121,7 +125,7 @@ IMG2DATASET = Contender(
     does="decodes, keeps JPEG, turns others into JPEG",
     packages=("img2dataset==1.47.0",),
     settings=(16, 32, 128),
-    command=_img2dataset,
+    command=_img2dataset("--resize_mode=no", "--skip_reencode=True"),
     images=("?????/*.jpg",),
     exact=False,
     version=("img2dataset/bin/pip", "show", "img2dataset"),
@@ -152,6 +156,21 @@ WGET2 = Contender(
     images=("*.*",),
     version=("wget2", "--version"),
 )
+#: Pixels in the scenario of resized images, where all make the same size, format and quality.
+SIDE = 256
+OURS_RESIZED = replace(
+    OURS,
+    does="verifies, resizes, keeps, records",
+    command=_ours("--per-host", "256", "--robots", "ignore", "--resize", str(SIDE), "--quality", "95"),
+    exact=False,
+    side=SIDE,
+)
+IMG2DATASET_RESIZED = replace(
+    IMG2DATASET,
+    does="decodes, resizes, keeps",
+    command=_img2dataset("--resize_mode=keep_ratio", f"--image_size={SIDE}", "--encode_quality=95"),
+    side=SIDE,
+)
 ALL = (OURS, DEFAULTS, FLOOR, IMG2DATASET, SCRAPY, ARIA2C, WGET2)
 
 
@@ -159,6 +178,14 @@ def images(contender: Contender, out: Path) -> Iterator[Path]:
     """Yield the images that a contender left in its folder."""
     for pattern in contender.images:
         yield from (path for path in out.glob(pattern) if path.suffix != ".aria2")
+
+
+def is_whole(contender: Contender, path: Path) -> bool:
+    """Tell whether a file that is no copy of what was served is an image as it should be."""
+    if not contender.side:
+        return path.stat().st_size > 0
+    with Image.open(path) as image:
+        return image.format == "JPEG" and min(image.size) == contender.side
 
 
 def install(environments: Path, wheel: str) -> None:

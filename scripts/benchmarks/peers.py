@@ -1,7 +1,7 @@
 """
 crawler beside what a user would pick instead, on the same list in one run, in turn.
 
-    scripts/bench peers [--only a,b,c,e] [--count N] [--rounds 3] [--folder .bench] [--contenders NAME,...]
+    scripts/bench peers [--only a,b,c,d,e] [--count N] [--rounds 3] [--folder .bench] [--contenders NAME,...]
 
 It takes Linux, root or user namespaces, and nginx, aria2c, wget2, openssl and ip. Only loopback is fetched from.
 """
@@ -69,6 +69,12 @@ SCENARIOS = {
         4,
         lambda number: fate(number) == "stored",
     ),
+    "d": Scenario(
+        f"(d) resized to {contenders.SIDE} px, http, one host",
+        WEB,
+        lambda number, path: f"http://one.bench.test/{path}",
+        (contenders.OURS_RESIZED, contenders.IMG2DATASET_RESIZED),
+    ),
     "e": Scenario(
         "(e) small images, http, one host",
         SMALL,
@@ -107,7 +113,7 @@ def measure(bench: Bench, contender: Contender, setting: int, urls: Path, expect
         kept = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files} & expected
         stored = len(kept)
     else:
-        stored = sum(path.stat().st_size > 0 for path in files)
+        stored = sum(contenders.is_whole(contender, path) for path in files)
     last = max((path.stat().st_ctime for path in files), default=began) - began
     if not stored:
         raise RuntimeError(f"{contender.name} stored nothing: see {bench.scratch.with_name('log')}")
@@ -184,7 +190,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Build, install, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="a,b,c,e", help="scenarios, by letter")
+    parser.add_argument("--only", default="a,b,c,d,e", help="scenarios, by letter")
     parser.add_argument("--count", type=int, default=20_000, help="URLs of each list")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="corpus, environments and results")
