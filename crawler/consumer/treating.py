@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import PIL.Image as Pillow
 
 from crawler.consumer.describe import exif_of, phash_of, profile_of
@@ -59,7 +61,8 @@ class Treating:
         """Take the next frame, which is decoded."""
         self._frames += 1
         if self._frames == 1 and "phash" in self._wanted:
-            self._phash = phash_of(frame)
+            with contextlib.suppress(ValueError):  # pixels that have no grey, as LAB
+                self._phash = phash_of(frame)
         if self._transformer:
             self._transformer.take(frame)
 
