@@ -23,6 +23,8 @@ from typing import NamedTuple
 ROOM = 512 * 1024 * 1024
 #: Address space for each pixel an image may have: four bytes of pixels, and as much again for a decoder's own copy.
 ROOM_PER_PIXEL = 8
+#: The same where pixels are used: the next picture is made while there is the last one.
+ROOM_PER_PIXEL_USED = 12
 #: Descriptors that may be open: standard ones, pipe, the images of two jobs, and some to spare.
 MAX_FILES = 32
 
@@ -88,13 +90,14 @@ MACHINES = {
 # fmt: on
 
 
-def room_for(max_pixels: int) -> int:
+def room_for(max_pixels: int, are_used: bool = False) -> int:
     """
     Return the address space in bytes that verifying one image may take: `ROOM`, or 8 bytes a pixel where that is more.
 
-    At the default of 64 million pixels both are the same; who allows more pixels allows more memory.
+    At the default of 64 million pixels both are the same; who allows more pixels allows more memory. Where pixels
+    *are_used*, for a transform or a hash, it is 12 bytes.
     """
-    return max(ROOM, ROOM_PER_PIXEL * max_pixels)
+    return max(ROOM, (ROOM_PER_PIXEL_USED if are_used else ROOM_PER_PIXEL) * max_pixels)
 
 
 def confine(room: int, file_size: int = 0) -> list[str]:

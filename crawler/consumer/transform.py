@@ -157,6 +157,9 @@ class Transformer:
         turn, profile = UPRIGHT.get(frame.getexif().get(ORIENTATION, 1)), frame.info.get("icc_profile")
         picture = _resize(_plain(frame), planned.size, box)
         picture = _to_srgb(picture, profile)
+        if picture is frame:
+            # What can be opened reaches for the current folder when it is saved, which a sandbox does not have.
+            picture = frame.copy()
         if turn is not None:
             picture = picture.transpose(turn)
         if planned.is_fitted:

@@ -93,11 +93,11 @@ def serve(connection: Connection, setup: bytes) -> None:
         EOFError: The consumer closed the pipe.
     """
     told = decode_setup(setup)
-    room = sandbox.room_for(told.limits.max_pixels)
+    is_making = told.treatment.transform is not None
+    room = sandbox.room_for(told.limits.max_pixels, are_used=is_making or "phash" in told.treatment.facts)
     hush()
     warm_up(told)
     wear = Wear(room)
-    is_making = told.treatment.transform is not None
     missing = sandbox.confine(room, file_size=told.limits.max_bytes if is_making else 0)
     connection.send_bytes(encode(Ready(missing=missing)))
     while True:
