@@ -47,7 +47,7 @@ HEIGHTS = {
     "crawler.publisher": 6,  # shards of the consumers against the ledger
     "crawler.coordinator": 8,
     "crawler.run": 9,
-    "crawler.export": 9,
+    "crawler.export.": 9,
     "crawler.cli.": 10,
     "crawler.__main__": 11,
     "crawler": 11,
@@ -85,17 +85,22 @@ OUTSIDE = {
         "crawler.join",
         "crawler.coordinator",
         "crawler.run",
-        "crawler.export",
+        "crawler.export.",
         "crawler.cli.",
     ),
     "protego": ("crawler.broker.origins",),
     "cryptography": ("crawler.broker.keys",),
     "idna": ("crawler.producer.urls",),
     # Of lists that not everybody has.
-    "backports": ("crawler.producer.compression",),
+    "backports": ("crawler.producer.compression", "crawler.export.files"),
     "fsspec": ("crawler.producer.files", "crawler.consumer.store.remote"),
     "ijson": ("crawler.producer.objects",),
-    "pyarrow": ("crawler.producer.parquet", "crawler.consumer.store.parquet", "crawler.consumer.store.opening"),
+    "pyarrow": (
+        "crawler.producer.parquet",
+        "crawler.export.files",
+        "crawler.consumer.store.parquet",
+        "crawler.consumer.store.opening",
+    ),
 }
 
 #: Distribution, where its name is not that of what is imported.

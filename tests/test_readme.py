@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import duckdb
 import pytest
 
 import crawler
 from crawler.cli import COMMANDS, cli
 from crawler.reasons import TABLE
-from tests.command import LIMIT, write_list
+from tests.command import LIMIT, LOCAL, run, write_list
 from tests.conftest import ROOT
 from tests.site import Site
 
@@ -170,6 +171,29 @@ def test_the_example_with_mocked_http_passes(tmp_path: Path) -> None:
     call: Callable[..., None] = test
     call(tmp_path=tmp_path)
     assert (tmp_path / "flowers.crawl" / "ledger.db").is_file()
+
+
+def test_exports_can_be_asked_as_is_shown(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In SQL and with pandas, as it stands there."""
+    shown = section("Exports")
+    queries = [line for text in re.findall(r"^```sql\n(.*?)^```$", shown, re.M | re.S) for line in text.splitlines()]
+    programs = re.findall(r"^```py\n(.*?)^```$", shown, re.M | re.S)
+    assert (len(queries), len(programs)) == (3, 1)
+    monkeypatch.chdir(tmp_path)
+    urls = [site.url("/photo/1.jpg"), site.url("/photo/2.jpg"), site.url("/missing/1"), "hello"]
+    (tmp_path / "meta.csv").write_text("url,text\n" + "".join(f"{url},text {n}\n" for n, url in enumerate(urls)))
+    assert run(tmp_path, "seed", "meta.csv", "--columns", "*", *LOCAL).returncode == 0
+    assert run(tmp_path, "export", "meta.crawl", "all.parquet").returncode == 0
+    assert run(tmp_path, "export", "meta.crawl", "all.csv.gz").returncode == 0
+    reasons, pairs, hosts = (duckdb.sql(query).fetchall() for query in queries)
+    assert sorted(reasons) == [("bad_url", 1), ("http_not_found", 1)]
+    assert [text for _, text in pairs] == ["text 0", "text 1"]
+    assert hosts == [(f"127.0.0.1:{site.port}", pytest.approx(2 / 3)), ("", 0)]
+    exec(compile(programs[0], "README.md", "exec"), {"__name__": "example"})  # noqa: S102  (our own README)
+    size = sum(file.stat().st_size for file in (tmp_path / "meta.crawl" / "images").rglob("*.jpg"))
+    assert re.search(rf"^JPEG +{size}\.0$", capsys.readouterr().out, re.M)
 
 
 def test_readme_is_the_package_s_description() -> None:

@@ -212,20 +212,35 @@ class View:
         )
         return [_record(row) for row in self._all(sql, after, count)]
 
-    def entries(self, count: int = 1000) -> Iterator[EntryRow]:
-        """Yield every entry in the order of lists and lines, read *count* at a time."""
-        names = {state.id: state.name for state in self.lists()}
+    def entries(self, lists: list[ListState] | None = None, count: int = 1000) -> Iterator[EntryRow]:
+        """
+        Yield every entry in the order of lists and lines.
+
+        Args:
+            lists: The lists as they stood at some time, whose entries up to then are wanted; None for now.
+            count: Entries read at a time.
+        """
         sql = (
             f"SELECT e.id, {self._columns}, t.id, t.url, r.seq, r.reason, r.finished, r.body"
-            " FROM entries e JOIN tasks t ON t.id = e.task"
-            " LEFT JOIN records r ON r.seq = t.seq AND t.state = 2 WHERE e.id > ? ORDER BY e.id LIMIT ?"
+            " FROM entries e JOIN tasks t ON t.id = e.task LEFT JOIN records r ON r.seq = t.seq AND t.state = 2"
+            " WHERE e.id > ? AND e.id < ? ORDER BY e.id LIMIT ?"
         )
-        last = 0
-        while rows := self._all(sql, last, count):
-            for entry, columns, task, url, seq, *rest in rows:
+        for state in self.lists() if lists is None else lists:
+            for entry, columns, task, url, seq, *rest in self._of_list(sql, state, count):
                 record = None if seq is None else _record((seq, task, url, *rest))
-                line = entry & ((1 << LINE_BITS) - 1)
-                yield EntryRow(names[entry >> LINE_BITS], line, task, url, record, columns)
+                yield EntryRow(state.name, entry & ((1 << LINE_BITS) - 1), task, url, record, columns)
+
+    def carried(self, lists: list[ListState], count: int = 1000) -> Iterator[bytes]:
+        """Yield the columns of the entries that `entries` yields for *lists*, those without any left out."""
+        sql = f"SELECT id, {self._columns} FROM entries WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
+        for state in lists:
+            yield from (row[1] for row in self._of_list(sql, state, count) if row[1] is not None)
+
+    def _of_list(self, sql: str, state: ListState, count: int) -> Iterator[Any]:
+        """Yield what *sql* selects of the entries of a list, in order, read *count* at a time."""
+        last, end = state.id << LINE_BITS, state.id << LINE_BITS | state.next_line
+        while rows := self._all(sql, last, end, count):
+            yield from rows
             last = rows[-1][0]
 
     def current(self, count: int = 1000) -> Iterator[Record]:

@@ -93,3 +93,11 @@ def on_stop_signals(ask: Callable[[], None]) -> None:
         signal.signal(number, lambda *_: ask())
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: hang_up())
+
+
+def host_patterns(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Check names of hosts, each a name or `*.NAME`."""
+    for value in values:
+        if not re.fullmatch(r"(\*\.)?[^*/:\s]+", value):
+            raise click.BadParameter(f"{value!r} is no host: give a name as a.example, or *.a.example for all below it")
+    return tuple(value.lower() for value in values)

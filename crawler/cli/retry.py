@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from crawler.cli.common import Served, find, key_option
+from crawler.cli.common import Served, find, host_patterns, key_option
 from crawler.cli.loudness import loudness
 from crawler.errors import OutUnusable, UsageError
 from crawler.out import Out
@@ -35,13 +35,6 @@ class Age(click.ParamType[float]):
         return float(int(match[1]) * UNITS[match[2]])
 
 
-def _hosts(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not re.fullmatch(r"(\*\.)?[^*/:\s]+", value):
-            raise click.BadParameter(f"{value!r} is no host: give a name as a.example, or *.a.example for all below it")
-    return tuple(value.lower() for value in values)
-
-
 @click.command(short_help="Put failed tasks back into the queue.")
 @click.argument("target", metavar="OUT|HOST:PORT")
 @key_option
@@ -60,7 +53,9 @@ def _hosts(context: click.Context, parameter: click.Parameter, values: tuple[str
     type=click.Choice([kind.value for kind in Class]),
     help="Only those whose reason is of this class (repeatable).",
 )
-@click.option("--host", "hosts", multiple=True, metavar="NAME", callback=_hosts, help="Only of this host, or *.NAME.")
+@click.option(
+    "--host", "hosts", multiple=True, metavar="NAME", callback=host_patterns, help="Only of this host, or *.NAME."
+)
 @click.option("--http-status", "statuses", multiple=True, type=click.IntRange(100, 599), help="Only with this status.")
 @click.option("--older-than", "age", type=Age(), help="Only those that failed longer ago than 90s, 30m, 2h, 3d, 1w.")
 @click.option("--missing", is_flag=True, help="In place of failed ones: stored ones whose file is gone or was cut.")
