@@ -52,18 +52,24 @@ def await_room(folders: Sequence[Path], limit: float, stopped: Callable[[float],
         log.warning("there is room again")
 
 
+def is_full(folder: Path) -> bool:
+    """Tell whether nothing can be written in *folder* for want of room; of other errors, who uses it tells."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(BEGINNING))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno in FULL
+    return False
+
+
 def _full(folders: Sequence[Path]) -> str:
-    """Name the first of *folders* in which nothing can be written for want of room, "" without one."""
+    """Say in which of *folders* nothing can be written for want of room, "" without one."""
     for folder in folders:
         there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-        try:
-            with tempfile.TemporaryFile(dir=there) as file:
-                file.write(bytes(BEGINNING))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:  # of the others, who uses the folder tells
-            if error.errno in FULL:
-                return f"no room in {there} ({error.strerror})"
+        if is_full(there):
+            return f"no room in {there}"
     return ""
 
 

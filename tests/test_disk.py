@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from crawler import descriptors
+from crawler.broker.ledger import Ledger
 from crawler.errors import Stopped, StorageFailed, UsageError
 from crawler.room import RoomWatch, await_room
 from tests.command import LOCAL, command, records, run, running, served, status, write_list
@@ -164,6 +165,36 @@ def test_a_quota_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_ledger_waits_where_a_quota_is_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite says only that a write failed, as it does here; whether it was for want of room is found by writing."""
+    monkeypatch.setattr("crawler.broker.ledger.FULL_PAUSE", 0.01)
+    failed: list[StorageFailed] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    is_used_up = [True]
+
+    def fsync(descriptor: int) -> None:
+        if is_used_up[0]:
+            raise OSError(errno.EDQUOT, "quota")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    ledger = Ledger(tmp_path / "ledger.db", 60.0, failed.append)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        change = ledger.submit(lambda made: made.set_meta("large", "x" * 2_000_000))
+        wait_until(lambda: ledger.paused)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        change.result(20)
+        assert (ledger.paused, failed) == (None, [])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        is_used_up[0] = False
+        with pytest.raises(StorageFailed):
+            ledger.change(lambda made: made.set_meta("large", "y" * 4_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        ledger.close()
+    assert len(failed) == 1
+
+
 def test_waiting_for_room_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its limit, or because it was stopped."""
 
@@ -257,7 +288,8 @@ def test_a_failed_sync_ends_the_run_or_pauses_it(tmp_path: Path, site: Site, num
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "sitecustomize.py").write_text(FAILING % (number, number))
     words = command("seed", "urls.txt", *LOCAL, "--pause-limit", "60" if number == errno.EIO else "1")
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "more")}
+    paths = [str(tmp_path / "more"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 74, done.stderr
     assert "Traceback" not in done.stderr

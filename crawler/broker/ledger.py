@@ -24,6 +24,7 @@ from crawler.broker.checkpoints import MUCH, Checkpoints
 from crawler.broker.schema import prepare
 from crawler.broker.views import View
 from crawler.errors import OutUnusable, StorageFailed
+from crawler.room import is_full
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -171,13 +172,18 @@ class Ledger:
                 results = self._transact(group)
             except sqlite3.OperationalError as error:
                 self._roll_back()
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+                if not self._is_full(error):
                     raise
                 give_up = give_up or time.monotonic() + self._pause_limit
                 self._pause(give_up)
             else:
                 self._resume()
                 return results
+
+    def _is_full(self, error: sqlite3.OperationalError) -> bool:
+        """Tell whether *error* says: no room now. Of a quota SQLite says only that it could not write."""
+        is_unwritten = error.sqlite_errorcode == sqlite3.SQLITE_IOERR_WRITE
+        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL or (is_unwritten and is_full(self.path.parent))
 
     def _transact(self, group: list[_Change]) -> list[Any]:
         self._set_durable(any(change.durable for change in group))
