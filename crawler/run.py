@@ -80,9 +80,12 @@ class Stop:
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.now = threading.Event()
+        #: time.monotonic() when it was asked first: the grace counts from there, whatever was under way.
+        self.at = math.inf
 
     def ask(self) -> None:
         """Ask; a second time means at once."""
+        self.at = min(self.at, time.monotonic())
         (self.now if self.asked.is_set() else self.asked).set()
 
 
@@ -243,8 +246,8 @@ class _Conductor:
 
     def _drain(self) -> None:
         """Let workers end or give back what they hold, and leave, within the grace."""
-        self._queue.drain(self._run.grace)
-        self._end_by = time.monotonic() + self._run.grace
+        self._end_by = self._stop.at + self._run.grace
+        self._queue.drain(self._left(self._run.grace))
         while self._left(TICK) and self._error is None:
             if self._queue.wait(lambda status, leased, workers: leased == 0, TICK):
                 return
@@ -256,7 +259,7 @@ class _Conductor:
             self._crew.close(self._left(END_WAIT))
         self._error = self._error or Stopped("closing")
         if self._producer is not None:
-            self._producer.join(END_WAIT)
+            self._producer.join(max(TICK, self._left(END_WAIT)))
         self._coordinator.close(self._left(END_WAIT))
 
     def summary(self, seconds: float) -> Summary:
