@@ -25,6 +25,7 @@ from crawler.errors import CrawlerError, StorageFailed
 from crawler.model import Completion, Download, Failure, Outcome, Response, Task
 from crawler.reasons import Reason
 from crawler.settings import Limits
+from crawler.treatment import Transform, Treatment
 from tests.conftest import ROOT, wait_until
 
 SESSION = "0123456789abcdef0123456789abcdef"
@@ -58,9 +59,9 @@ class Bench:
         if self.is_defective:
             raise ZeroDivisionError
 
-    def start(self, verifiers: int = 1, limits: Limits | None = None) -> None:
+    def start(self, verifiers: int = 1, limits: Limits | None = None, treatment: Treatment | None = None) -> None:
         """Start a consumer."""
-        self.consumer = Consumer(self.store, limits or Limits(), verifiers, self.done)
+        self.consumer = Consumer(self.store, limits or Limits(), verifiers, self.done, treatment)
         self.consumer.start()
 
     def download(self, content: bytes | None) -> Download:
@@ -406,3 +407,90 @@ def test_parent_without_pillow(bench: Bench) -> None:
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run([sys.executable, "-c", script], check=True, env=environment, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+# ------------------------------------------------------------------ transforms
+
+
+RESIZED = Treatment(transform=Transform(size=50, format="PNG"))
+
+
+def test_transformed(bench: Bench) -> None:
+    """What a verifier makes is stored under its own digest; the original is told, and gone; nothing is left open."""
+    before = set(os.listdir("/proc/self/fd"))
+    content = (ROOT / "fixtures/ImageUrl_0.jpg").read_bytes()
+    bench.start(2, treatment=RESIZED)
+    for _ in range(5):
+        bench.take(content)
+    results = list(bench.wait(5).values())
+    [(path, sha256, size)] = {(one.path, one.sha256, one.bytes) for one in results if isinstance(one, Completion)}
+    assert path is not None
+    kept = Path(bench.store.root, path).read_bytes()
+    assert (hashlib.sha256(kept).hexdigest(), len(kept)) == (sha256, size)
+    assert path == f"{str(sha256)[:2]}/{sha256}.png"
+    for one in results:
+        assert isinstance(one, Completion)
+        assert one.facts is not None
+        assert one.facts.original_sha256 == hashlib.sha256(content).hexdigest()
+        assert one.facts.original_bytes == len(content)
+    assert bench.spool_files() == []
+    assert len(list(Path(bench.store.root).glob("[!.]*/*"))) == 1
+    bench.consumer.close(30)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+#: A verifier of which the first one stops when it has written half of an image.
+HALTING = """
+import pathlib, time
+import crawler.consumer.verifier as verifier
+from crawler.processes import child_main
+
+begun = pathlib.Path({begun!r})
+if not begun.exists():
+    begun.touch()
+    def halt(file, data):
+        file.write(data[: len(data) // 2])
+        time.sleep(3600)
+    verifier._write = halt
+if __name__ == "__main__":
+    child_main(verifier.serve)
+"""
+
+
+def test_verifier_killed_in_a_transform(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what it made is nowhere; the download is whole, and the next verifier makes all of it."""
+    (tmp_path / "halting.py").write_text(HALTING.format(begun=str(tmp_path / "begun")))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setattr(crawler.consumer, "VERIFIER", "halting")
+    bench.start(treatment=RESIZED)
+    content = (ROOT / "fixtures/ImageUrl_0.jpg").read_bytes()
+    download = bench.take(content)
+    outputs = bench.consumer._outputs._files
+    wait_until(lambda: any(os.fstat(output).st_size for output in outputs.values()))
+    assert Path(download.path).read_bytes() == content
+    assert bench.spool_files() == [str(download.task.id)]
+    assert list(Path(bench.store.root).glob("[!.]*/*")) == []
+    bench.consumer._crew.kill(1)
+    [result] = bench.wait(1).values()
+    assert isinstance(result, Completion)
+    assert result.path is not None
+    with Pillow.open(Path(bench.store.root, result.path)) as opened:
+        opened.load()
+        assert min(opened.size) == 50
+    assert bench.spool_files() == []
+    assert bench.consumer._outputs._files == {}
+
+
+def test_disk_full_after_a_transform(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room for what was made is no room: charged to nobody, and nothing of it is left."""
+    bench.start(treatment=RESIZED)
+
+    def pread(*_: int) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pread", pread)
+        bench.take((ROOT / "fixtures/ImageUrl_0.jpg").read_bytes())
+        assert reason_of(bench.wait(1)[1]) is Reason.DISK_FULL
+    assert bench.spool_files() == []
+    assert bench.consumer._outputs._files == {}
