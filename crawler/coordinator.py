@@ -24,7 +24,7 @@ from crawler.broker.sessions import LOCAL
 from crawler.broker.state import OWN
 from crawler.broker.wire import format_address
 from crawler.consumer import Consumer
-from crawler.consumer.store.shards import ShardStore
+from crawler.consumer.store.opening import Sharded
 from crawler.errors import CrawlerError, UsageError
 from crawler.model import Download, QueueStatus, Welcome
 from crawler.out import Out
@@ -126,7 +126,7 @@ class Coordinator:
             self.ledger.change(lambda changes: changes.set_meta("transform", text))
 
     def _make_publisher(self) -> Publisher | None:
-        if not isinstance(self.store, ShardStore):
+        if not isinstance(self.store, Sharded):
             return None
         publisher = Publisher(self.store, self.queue, self.ledger, self._prefix())
         publisher.start()
@@ -192,7 +192,7 @@ class Coordinator:
 
     def _start_consumer(self) -> Consumer:
         settings = self._opening.settings
-        if isinstance(self.store, ShardStore):
+        if isinstance(self.store, Sharded):
             self.store.begin(lambda: self.queue.open_shard(OWN))
         consumer = Consumer(self.store, settings.limits, os.cpu_count() or 1, self._outbox.put, settings.treatment)
         consumer.on_failed = self._fail

@@ -21,9 +21,8 @@ from crawler.broker.keys import load
 from crawler.broker.manager import QueueClient, Service
 from crawler.broker.wire import parse_address
 from crawler.consumer import Consumer
-from crawler.consumer.store.opening import AnyStore, open_store
+from crawler.consumer.store.opening import AnyStore, Sharded, holding_of, open_store
 from crawler.consumer.store.remote import is_address
-from crawler.consumer.store.shards import ShardStore
 from crawler.errors import CrawlerError, UnknownSession, UsageError
 from crawler.model import PROTOCOL, Hello, QueueStatus, Role, Welcome
 from crawler.processes import child_main
@@ -132,7 +131,7 @@ def _meet(client: QueueClient, joining: Joining, queue: TaskQueue) -> tuple[Welc
         client.session = welcome.session
         try:
             store = _store(joining, queue, welcome)
-            if isinstance(store, ShardStore):
+            if isinstance(store, Sharded):
                 store.begin(lambda: queue.open_shard(client.session))
             return welcome, store
         except UnknownSession:
@@ -151,7 +150,7 @@ def _assemble(client: QueueClient, joining: Joining, welcome: Welcome, store: An
         consumer.on_failed = ends.fail
         return consumer
 
-    plan = Plan(joining.processes * joining.threads, welcome.lease_life, joining.grace)
+    plan = Plan(joining.processes * joining.threads, welcome.lease_life, joining.grace, holding_of(store))
     crew = DownloaderCrew(setup, joining.processes)
     return Worker(client.proxy("task_queue"), welcome.session, crew, plan, make_sink)
 

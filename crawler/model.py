@@ -408,6 +408,8 @@ class Stats(_Frozen, frozen=True, kw_only=True):
     delayed: int
     stored: int
     failed: int
+    #: Of the leased ones those that were fetched: they are verified, stored, or wait for their shard to be uploaded.
+    held: int = 0
     #: Failed tasks by reason.
     reasons: dict[str, int]
     #: Entries read, comments and blank lines not counted.

@@ -17,14 +17,13 @@ from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.broker.sessions import LOCAL
 from crawler.broker.state import OWN
-from crawler.consumer.store.shards import Part, ShardStore
+from crawler.consumer.store.opening import Sharded
+from crawler.consumer.store.shards import Part
 from crawler.consumer.store.tar import Sample
 from crawler.errors import StorageFailed
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at what is open.
-TICK = 1.0
 #: Tasks looked up at a time.
 BATCH = 500
 #: Under which the ledger keeps the last recording for which shards were looked through.
@@ -44,7 +43,7 @@ class Publisher:
         prefix: What goes before the path of an image in its record.
     """
 
-    def __init__(self, store: ShardStore, queue: LocalTaskQueue, ledger: Ledger, prefix: str) -> None:
+    def __init__(self, store: Sharded, queue: LocalTaskQueue, ledger: Ledger, prefix: str) -> None:
         self._store = store
         self._queue = queue
         self._ledger = ledger
@@ -94,7 +93,7 @@ class Publisher:
                 self._tell(error)
             except Exception:  # a defect here must not end what others do
                 log.exception("unforeseen while publishing shards")
-            if self._closing.wait(TICK):
+            if self._closing.wait(self._store.pause):
                 return
 
     def _publish(self, is_over: Callable[[str], bool]) -> None:

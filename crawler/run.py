@@ -16,7 +16,7 @@ import msgspec
 
 from crawler import descriptors
 from crawler.consumer import Consumer
-from crawler.consumer.store.shards import ShardStore
+from crawler.consumer.store.opening import Sharded, holding_of
 from crawler.coordinator import Coordinator, Opening, Serving
 from crawler.errors import CrawlerError, Stopped, UsageError
 from crawler.join import Ended, Joining, connect, greet
@@ -397,7 +397,7 @@ class _Inline(_Conductor):
         session = self._queue.hello(greet(Role.WORKER, local=True)).session
         self._queue.attached(session)
         store, opening, threads = self._coordinator.store, self._run.opening, self._run.hands.threads
-        if isinstance(store, ShardStore):
+        if isinstance(store, Sharded):
             store.begin(lambda: self._queue.open_shard(session))
 
         def make_sink(ends: Ends) -> Sink:
@@ -407,7 +407,7 @@ class _Inline(_Conductor):
             return consumer
 
         downloaders = InlineDownloaders(opening.settings, store.spool(session), threads)
-        plan = Plan(threads, 60.0, self._run.grace)
+        plan = Plan(threads, 60.0, self._run.grace, holding_of(store))
         self._worker = Worker(self._queue, session, downloaders, plan, make_sink)
         self._working = threading.Thread(target=self._work, name="worker", daemon=True)
         self._working.start()

@@ -35,9 +35,16 @@ def read_webdataset(paths: Iterable[Path]) -> list[dict[str, Any]]:
         return list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)) if urls else []
 
 
-def check(out: Path, stored: int) -> list[dict[str, Any]]:
-    """Hold the tars of a finished crawl against its records: each stored image once, with its bytes; return samples."""
-    store = out / "images"
+def check(out: Path, stored: int, elsewhere: Path | None = None) -> list[dict[str, Any]]:
+    """
+    Hold the tars of a finished crawl against its records: each stored image once, with its bytes; return samples.
+
+    Args:
+        out: The crawl.
+        stored: How many images there must be.
+        elsewhere: A copy of its store, where that is not in OUT.
+    """
+    store, prefix = elsewhere or out / "images", "" if elsewhere else "images/"
     current = {record["id"]: record for record in records(out.parent, out.name)}
     paths = {record["path"]: record for record in current.values() if record["outcome"] == "stored"}
     assert len(paths) == stored
@@ -45,7 +52,7 @@ def check(out: Path, stored: int) -> list[dict[str, Any]]:
     for tar in tars(store):
         names = listed(tar)
         assert len(names) == len(set(names))
-        found.update({f"images/{tar.name}/{name}": tar for name in names if not name.endswith((".json", ".txt"))})
+        found.update({f"{prefix}{tar.name}/{name}": tar for name in names if not name.endswith((".json", ".txt"))})
     assert sorted(found) == sorted(paths)
     samples = read_webdataset(tars(store))
     assert len(samples) == stored

@@ -82,6 +82,7 @@ OUTSIDE = {
         "crawler.consumer.verifier",
         "crawler.consumer.store.facts",
         "crawler.consumer.store.opening",
+        "crawler.consumer.store.remote_shards",
         "crawler.join",
         "crawler.coordinator",
         "crawler.run",

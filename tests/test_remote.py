@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.command import LOCAL, records, run, running, served, status, write_list
 from tests.conftest import wait_until
 from tests.objects import Bucket, Faults, object_store
+from tests.shards import check as check_tars
+from tests.shards import listed
 from tests.site import Site
 
 #: Loading the library takes its time, and a failing store has it wait.
@@ -157,6 +160,82 @@ def test_a_worker_that_cannot_reach_it_sends_downloads(tmp_path: Path, site: Sit
             assert run(tmp_path, "worker", "urls.crawl", *SMALL).returncode == 0
         assert seed.wait(30) == 0
     check(tmp_path, bucket, 10)
+
+
+def fetched(bucket: Bucket, folder: Path) -> Path:
+    """Return a folder with copies of the shards in a bucket, that has nothing but them and what is in them."""
+    folder.mkdir()
+    for name in bucket.names():
+        assert name.startswith(("pre/.index/", "pre/0", "pre/.crawl")), name
+        if name.startswith("pre/0"):
+            (folder / name.removeprefix("pre/")).write_bytes(bucket.get(name))
+    assert bucket.unfinished() == 0
+    return folder
+
+
+def shards(bucket: Bucket, count: int) -> tuple[str, ...]:
+    """Return the options for tars in a bucket."""
+    return ("--store", f"s3://{bucket.name}/pre", "--format", "webdataset", "--shard-count", str(count))
+
+
+def test_shards_are_objects(tmp_path: Path, site: Site, bucket: Bucket) -> None:
+    """Each one whole, each image in one; verified by what it holds."""
+    write_list(tmp_path, *urls(site, 25), site.url("/missing/1"))
+    done = run(tmp_path, "seed", "urls.txt", *LOCAL, *shards(bucket, 10))
+    assert done.returncode == 0, done.stderr
+    store = fetched(bucket, tmp_path / "store")
+    check_tars(tmp_path / "urls.crawl", 25, store)
+    assert [len(listed(path)) for path in sorted(store.iterdir())] == [20, 20, 10]
+    said = run(tmp_path, "status", "urls.crawl", "--verify").stdout
+    assert "25 of 25 records have their file" in said and "without a record" not in said
+    bucket.delete("pre/00001.tar")
+    assert "10 tasks wait" in run(tmp_path, "retry", "urls.crawl", "--missing").stdout
+
+
+def test_held_tasks_are_kept_alive_until_the_upload(tmp_path: Path, site: Site, bucket: Bucket, faults: Faults) -> None:
+    """More than the threads, shown as held; while uploads fail nothing is recorded, and no attempt is lost."""
+    write_list(tmp_path, *urls(site, 200))
+    faults.plan = ("403",)
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, *shards(bucket, 150)) as seed:
+        wait_until(lambda: status(tmp_path, "urls.crawl").get("held", 0) > 100, 40)
+        assert status(tmp_path, "urls.crawl")["stored"] == 0
+        wait_until(lambda: faults.done["403"] > 2, 40)
+        faults.plan = ("",)
+        assert seed.wait(60) == 0
+    kept = records(tmp_path, "urls.crawl")
+    assert (len(kept), {record["attempts"] for record in kept}) == (200, {1})
+    check_tars(tmp_path / "urls.crawl", 200, fetched(bucket, tmp_path / "store"))
+    assert len(site.requests) == 200
+
+
+def test_kill_9_while_shards_are_uploaded(tmp_path: Path, site: Site, bucket: Bucket, faults: Faults) -> None:
+    """Some uploads fail, and everything is killed: each image is in one shard in the end."""
+    write_list(tmp_path, *urls(site, 200, "/slow/0.02/photo/{}.jpg"))
+    faults.plan = ("", "", "503", "", "cut", "slow")
+    command = ("seed", "urls.txt", *LOCAL, *shards(bucket, 15))
+    for goal in (30, 90):
+        with running(tmp_path, *command) as process:
+            wait_until(lambda goal=goal: status(tmp_path, "urls.crawl").get("stored", 0) >= goal, 60)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    done = run(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    check_tars(tmp_path / "urls.crawl", 200, fetched(bucket, tmp_path / "store"))
+
+
+def test_parquet_in_a_bucket(tmp_path: Path, site: Site, bucket: Bucket) -> None:
+    """Made by the coordinator from what workers uploaded; after a refresh each image is there once."""
+    write_list(tmp_path, *urls(site, 12, "/kept/{}.jpg"))
+    seed = ("seed", "urls.txt", *LOCAL, *shards(bucket, 5), "--format", "parquet")
+    assert run(tmp_path, *seed).returncode == 0
+    site.versions["3.jpg"] += 1
+    assert run(tmp_path, *seed, "--refresh").returncode == 0
+    rows = pq.ParquetDataset(fetched(bucket, tmp_path / "store")).read().to_pylist()
+    kept = {record["url"]: record for record in records(tmp_path, "urls.crawl")}
+    assert len(rows) == len(kept) == 12
+    for row in rows:
+        assert hashlib.sha256(row["image"]["bytes"]).hexdigest() == kept.pop(row["url"])["sha256"]
+    assert "12 of 12 records have their file" in run(tmp_path, "status", "urls.crawl", "--verify").stdout
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,10 @@ class Frontier:
         """Count the tasks that are leased."""
         return sum(1 for held in self._held.values() if held.origin is None)
 
+    def held(self) -> int:
+        """Count the leases whose fetch has ended: their tasks are about to be recorded."""
+        return sum(not held.busy for held in self._held.values())
+
     def by_session(self) -> dict[str, int]:
         """Count leases by session."""
         counts: dict[str, int] = {}

@@ -298,6 +298,7 @@ class LocalTaskQueue:
                 total=tally.total,
                 ready=max(0, tally.total - tally.done - tally.delayed - leased),
                 leased=leased,
+                held=self._state.frontier.held(),
                 delayed=max(0, tally.delayed),
                 stored=tally.stored,
                 failed=tally.failed,

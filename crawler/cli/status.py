@@ -103,6 +103,7 @@ def _read(out: Any) -> dict[str, Any]:
             "total": total,
             "ready": total - stored - failed - delayed,
             "leased": 0,
+            "held": 0,
             "delayed": delayed,
             "stored": stored,
             "failed": failed,
@@ -119,6 +120,8 @@ def _read(out: Any) -> dict[str, Any]:
 def _table(facts: dict[str, Any]) -> str:
     names = ("total", "ready", "leased", "delayed", "stored", "failed")
     lines = [f"{name:<8} {facts[name]:>12,}" for name in names]
+    if facts["held"]:
+        lines[names.index("leased")] += f"   of these {facts['held']:,} held: fetched, and not recorded yet"
     if not facts["lists_read"]:
         lines.append("the lists have not been read to their end yet")
     if facts["running"]:

@@ -73,6 +73,8 @@ class Plan(NamedTuple):
     lease_life: float
     #: Seconds to end what is in hand when it is stopped.
     grace: float = 25.0
+    #: Tasks that the store may hold until they can be recorded.
+    holding: int = 0
 
 
 class Worker:
@@ -208,7 +210,9 @@ class Worker:
 
     def _free(self) -> int:
         # Where verifying falls behind, what is held but not fetched bounds what is leased.
-        return min(self._plan.threads - len(self._fetching), 2 * self._plan.threads + MAX_BATCH - len(self._held))
+        plan = self._plan
+        in_hand = len(self._held) - plan.holding
+        return min(plan.threads - len(self._fetching), 2 * plan.threads + MAX_BATCH - in_hand)
 
     def _lease(self, number: int, room: int) -> Grant | None:
         self._outbox.tell(TELL_WAIT)

@@ -11,12 +11,15 @@ from crawler.consumer.store.files import FileStore
 from crawler.consumer.store.named import NamedFileStore
 from crawler.consumer.store.remote import is_address
 from crawler.consumer.store.remote_files import RemoteFileStore
+from crawler.consumer.store.remote_shards import RemoteShardStore
 from crawler.consumer.store.shards import ShardStore
 from crawler.errors import OutUnusable, UsageError
 from crawler.storage import Format, Naming, Storage
 
 #: Any store.
-AnyStore = FileStore | ShardStore | RemoteFileStore
+AnyStore = FileStore | ShardStore | RemoteFileStore | RemoteShardStore
+#: Those with many images in a file.
+Sharded = ShardStore | RemoteShardStore
 
 
 class Kept(Protocol):
@@ -35,13 +38,16 @@ def open_store(place: str | Path, storage: Storage) -> AnyStore:
     """
     _check_library(storage)
     if isinstance(place, str) and is_address(place):
-        if storage.is_sharded:
-            raise UsageError(f"--format {storage.format} goes into a directory, not to {place}")
-        return RemoteFileStore(place, storage.name)
+        return RemoteShardStore(place, storage) if storage.is_sharded else RemoteFileStore(place, storage.name)
     root = Path(place)
     if storage.is_sharded:
         return ShardStore(root, storage)
     return FileStore(root) if storage.name is Naming.DIGEST else NamedFileStore(root, storage.name)
+
+
+def holding_of(store: AnyStore | None) -> int:
+    """Return how many tasks a store holds at most that are not recorded yet."""
+    return store.holding if isinstance(store, RemoteShardStore) else 0
 
 
 def reopen_store(ledger: Kept, otherwise: Path) -> AnyStore:

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,7 +57,7 @@ def write(part: Path, kept: list[Sample], new: Path) -> None:
                 writer.write_table(pa.table(arrays, schema=schema))
 
 
-def copy(path: Path, gone: set[str], new: Path) -> None:
+def copy(path: Path | BinaryIO, gone: set[str], new: Path) -> None:
     """Write what is in a file into another one, without the images called as *gone*."""
     source = pq.ParquetFile(path)
     schema = source.schema_arrow
@@ -116,12 +116,13 @@ class ParquetContents:
     What is in a parquet file.
 
     Args:
-        path: The file.
+        source: The file: its path, or itself, open.
     """
 
-    def __init__(self, path: Path) -> None:
-        os.stat(path)  # for an error as others have it, where there is none
-        self._file = pq.ParquetFile(path)
+    def __init__(self, source: Path | BinaryIO) -> None:
+        if isinstance(source, Path):
+            os.stat(source)  # for an error as others have it, where there is none
+        self._file = pq.ParquetFile(source)
         table = self._file.read(["image.path", "bytes"])
         names = [image["path"] for image in table["image"].to_pylist()]
         self._sizes = dict(zip(names, table["bytes"].to_pylist(), strict=True))

@@ -114,6 +114,10 @@ class Remote:
 
     def size(self, path: str) -> int | None:
         """Return the size of an image, None where there is none: see `Store.size`."""
+        return self.size_of(path)
+
+    def size_of(self, path: str) -> int | None:
+        """Return the size of an object, None where there is none."""
         with self._plainly():
             try:
                 return int(self._fs.info(self._at(path))["size"])

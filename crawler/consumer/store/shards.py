@@ -64,7 +64,7 @@ class TarContents:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with _opened(path) as descriptor:
+        with opened(path) as descriptor:
             self._images = {sample.image.name: sample.image for sample in samples(descriptor)}
 
     def sizes(self) -> dict[str, int]:
@@ -75,7 +75,7 @@ class TarContents:
         """Return the SHA-256 of an image: see `Contents.digest`."""
         if name not in self._images:
             raise FileNotFoundError(f"{self._path} has no {name}")
-        with _opened(self._path) as descriptor:
+        with opened(self._path) as descriptor:
             found = hashlib.sha256()
             for chunk in _chunks(descriptor, self._images[name].offset, self._images[name].size):
                 found.update(chunk)
@@ -90,6 +90,9 @@ class ShardStore(Directory):
         root: The directory; see `create`.
         storage: What shards are, and when they are full.
     """
+
+    #: Seconds between two looks for parts to publish.
+    pause = 1.0
 
     def __init__(self, root: Path, storage: Storage) -> None:
         super().__init__(root)
@@ -136,7 +139,7 @@ class ShardStore(Directory):
 
     def look(self, part: Part) -> list[Sample]:
         """Return the whole samples of a part."""
-        with _opened(part.path) as descriptor:
+        with opened(part.path) as descriptor:
             return list(samples(descriptor))
 
     def path_of(self, part: Part, sample: Sample) -> str:
@@ -145,7 +148,7 @@ class ShardStore(Directory):
 
     def digest_of(self, part: Part, sample: Sample) -> str:
         """Return the SHA-256 of the image of a sample."""
-        with _opened(part.path) as descriptor:
+        with opened(part.path) as descriptor:
             found = hashlib.sha256()
             for chunk in _chunks(descriptor, sample.image.offset, sample.image.size):
                 found.update(chunk)
@@ -198,9 +201,9 @@ class ShardStore(Directory):
 
                 copy(path, gone, new)
             else:
-                with _opened(path) as descriptor:
+                with opened(path) as descriptor:
                     kept = [sample for sample in samples(descriptor) if sample.image.name not in gone]
-                _copy(path, kept, new)
+                copy_samples(path, kept, new)
             sync(new)
             new.replace(path)
         sync_folder(self.root)
@@ -217,7 +220,7 @@ class ShardStore(Directory):
 
             write(path, kept, new)
         else:
-            _copy(path, kept, new)
+            copy_samples(path, kept, new)
         sync(new)
 
     # ------------------------------------------------------------ looking
@@ -255,7 +258,7 @@ class ShardStore(Directory):
             if part.number == number:
                 kept = [sample for sample in self.look(part) if sample.image.name != name]
                 new = part.path.with_suffix(".new")
-                _copy(part.path, kept, new, b"")
+                copy_samples(part.path, kept, new, b"")
                 sync(new)
                 new.replace(part.path)
                 sync_folder(self._open)
@@ -289,7 +292,7 @@ class ShardStore(Directory):
 
 def _is_all(path: Path, kept: list[Sample]) -> bool:
     """Tell whether a part has no other samples, nor anything between them."""
-    with _opened(path) as descriptor:
+    with opened(path) as descriptor:
         found = list(samples(descriptor))
     return found == kept and sum(sample.size for sample in kept) == kept[-1].offset + kept[-1].size
 
@@ -303,8 +306,9 @@ def _finish(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def _copy(path: Path, kept: list[Sample], new: Path, end: bytes = END) -> None:
-    with _opened(path) as descriptor, open(new, "wb") as file:
+def copy_samples(path: Path, kept: list[Sample], new: Path, end: bytes = END) -> None:
+    """Write some samples of a tar into another one, which ends with *end*."""
+    with opened(path) as descriptor, open(new, "wb") as file:
         for sample in kept:
             for chunk in _chunks(descriptor, sample.offset, sample.size):
                 file.write(chunk)
@@ -319,7 +323,8 @@ def _chunks(descriptor: int, offset: int, size: int) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def opened(path: Path) -> Iterator[int]:
+    """Open a file for reading; yields its descriptor."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor

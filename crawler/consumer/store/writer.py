@@ -42,7 +42,7 @@ END_WAIT = 10.0
 Translate = Callable[[Path], contextlib.AbstractContextManager[None]]
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """An image that waits for its turn."""
 
     path: Path
@@ -71,7 +71,7 @@ class _Part:
         #: Bytes of whole samples.
         self.size = 0
 
-    def append(self, item: _Item, column: str | None) -> str:
+    def append(self, item: Item, column: str | None) -> str:
         """Append a sample; where that fails, nothing of it is left. Returns the image's path in the store."""
         task = item.about.download.task
         key, name = key_of(task.id), f"{key_of(task.id)}.{EXTENSIONS[item.format]}"
@@ -106,6 +106,11 @@ class _Part:
         """Append nothing more."""
         os.close(self._descriptor)
 
+    def finish(self, end: bytes) -> None:
+        """Append *end* and nothing more."""
+        self._write(end)
+        self.close()
+
 
 class Writer:
     """
@@ -123,7 +128,7 @@ class Writer:
         self._storage = storage
         self._translated = translated
         self._next_number = next_number
-        self._queue: queue.SimpleQueue[_Item | _Roll | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Item | _Roll | None] = queue.SimpleQueue()
         self._part: _Part | None = None
         self._failed: StorageFailed | None = None
         self._thread = threading.Thread(target=self._run, name="shards", daemon=True)
@@ -132,7 +137,7 @@ class Writer:
     def keep(self, path: Path, sha256: str, format: str, about: About) -> Future[str]:
         """Take an image: see `Store.keep`."""
         future: Future[str] = Future()
-        self._queue.put(_Item(path, sha256, format, about, future))
+        self._queue.put(Item(path, sha256, format, about, future))
         return future
 
     def roll(self) -> None:
@@ -151,26 +156,26 @@ class Writer:
         while is_open:
             batch = self._take()
             is_open = None not in batch
-            group: list[tuple[_Item, str]] = []
+            group: list[tuple[Item, str]] = []
             for item in batch:
-                if isinstance(item, _Item):
+                if isinstance(item, Item):
                     self._append(item, group)
                 elif item is not None:
                     self._end(group)
             self._make_durable(group)
-            if self._part is not None and time.monotonic() - self._part.opened >= self._storage.shard_age:
+            if self._is_full() or self._is_due():
                 self._end(group)
         self._end([])
 
-    def _take(self) -> list[_Item | _Roll | None]:
-        batch: list[_Item | _Roll | None] = []
+    def _take(self) -> list[Item | _Roll | None]:
+        batch: list[Item | _Roll | None] = []
         with contextlib.suppress(queue.Empty):
             batch.append(self._queue.get(timeout=TICK))
             while len(batch) < GROUP:
                 batch.append(self._queue.get_nowait())
         return batch
 
-    def _append(self, item: _Item, group: list[tuple[_Item, str]]) -> None:
+    def _append(self, item: Item, group: list[tuple[Item, str]]) -> None:
         try:
             if self._failed is not None:
                 raise self._failed
@@ -186,6 +191,10 @@ class Writer:
         part, storage = self._part, self._storage
         return part is not None and (part.count >= storage.shard_count or part.size >= storage.shard_size)
 
+    def _is_due(self) -> bool:
+        """Tell whether the open shard is closed though it is not full."""
+        return self._part is not None and time.monotonic() - self._part.opened >= self._storage.shard_age
+
     def _open(self) -> _Part:
         number = self._next_number()
         while True:
@@ -198,7 +207,7 @@ class Writer:
                 sync_folder(folder)
             return part
 
-    def _make_durable(self, group: list[tuple[_Item, str]]) -> None:
+    def _make_durable(self, group: list[tuple[Item, str]]) -> None:
         """Make the samples of *group* durable, and say so; it is empty afterwards."""
         if not group or self._part is None:
             return
@@ -216,7 +225,7 @@ class Writer:
                 item.future.set_result(path)
         group.clear()
 
-    def _end(self, group: list[tuple[_Item, str]]) -> None:
+    def _end(self, group: list[tuple[Item, str]]) -> None:
         """Close the open shard."""
         self._make_durable(group)
         part, self._part = self._part, None
