@@ -21,6 +21,8 @@ from crawler.producer.stream import Mark, Stream, cannot_read, other_list
 
 #: Bytes of a line at most, and of an item of an array.
 MAX_VALUE = 1 << 20
+#: Brackets of an item of an array that are open at a time.
+MAX_DEPTH = 1_000
 #: Bytes of an array that are read at a time.
 CHUNK = 64 * 1024
 
@@ -153,21 +155,27 @@ class ArrayList:
 
 
 class _Bounded:
-    """A file of which no item may take more than a bound, because the parser holds an item whole."""
+    """A file of which no item may be too large or too deep: the parser holds it whole, and a name for each level."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._since = 0
+        self._depth = 0
 
     def read(self, size: int) -> bytes:
         if self._since > MAX_VALUE:
             raise ValueError(f"an item is longer than {MAX_VALUE:,} bytes")
         data = self._file.read(size)
         self._since += len(data)
+        # Brackets in texts count as well, which only matters where very many are not closed.
+        self._depth += sum(map(data.count, (b"[", b"{"))) - sum(map(data.count, (b"]", b"}")))
+        if self._depth > MAX_DEPTH:
+            raise ValueError(f"an item has more than {MAX_DEPTH:,} brackets that are not closed")
         return data
 
     def begin_item(self) -> None:
         self._since = 0
+        self._depth = 0
 
 
 def _items(file: _Bounded) -> Any:
