@@ -15,6 +15,7 @@ import msgspec
 from crawler import __version__
 from crawler.broker import ResultQueue, TaskQueue, keys
 from crawler.broker.completions import CompletionLog
+from crawler.broker.durability import Durability
 from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue, Terms
 from crawler.broker.manager import QueueServer, Service
@@ -57,6 +58,8 @@ class Opening(NamedTuple):
     refresh: bool = False
     #: Bytes that must be free on the disks of OUT and of the store. 0 is no such limit.
     min_free: int = 0
+    #: When the ledger is synced.
+    durability: Durability = Durability.FULL
 
 
 class Serving(NamedTuple):
@@ -87,7 +90,7 @@ class Coordinator:
         self._fail = fail
         #: Absolute path, or an address as text.
         self.images = place_of(out, opening.store)
-        self.ledger = Ledger(out.ledger, opening.pause_limit, fail)
+        self.ledger = Ledger(out.ledger, opening.pause_limit, fail, opening.durability)
         try:
             self._keep_transform()
             self.store = open_for(out, self.ledger, self.images, opening.settings.storage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import resource
@@ -21,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crawler
-from crawler.broker import changes, ledger
+from crawler.broker import changes, checkpoints, ledger
 from crawler.broker.changes import Body, Changes, Ended, PutResult
+from crawler.broker.durability import Durability
 from crawler.broker.ledger import GROUP, Ledger
 from crawler.broker.schema import SCHEMA, TABLES
 from crawler.errors import CrawlerError, OutUnusable, StorageFailed, VersionMismatch
@@ -153,6 +155,60 @@ def test_a_commit_is_durable_when_one_of_its_changes_is(make: Make, durable: lis
     for future in waiting:
         future.result(20)
     assert set(levels) == {level}
+
+
+@pytest.mark.parametrize(("durability", "level"), [(Durability.BATCH, 1), (Durability.NONE, 0)])
+def test_less_durable_ledgers_do_not_sync_their_commits(tmp_path: Path, durability: Durability, level: int) -> None:
+    """NORMAL keeps the order of changes, OFF keeps nothing; both answer without waiting for the disk."""
+    target = Ledger(tmp_path / "ledger.db", 0, lambda error: None, durability)
+    found = target.change(lambda made: made.db.execute("PRAGMA synchronous").fetchone()[0])
+    target.close()
+    assert found == level
+
+
+@pytest.mark.parametrize("durability", [Durability.BATCH, Durability.FULL, Durability.NONE])
+def test_the_log_is_synced_beside_the_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: Durability
+) -> None:
+    """Again and again with `batch`, after each change that was made; not with the others, which need or want none."""
+    monkeypatch.setattr(checkpoints, "WINDOW", 0.02)
+    synced: list[str] = []
+    real = os.fdatasync
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    looks, real_size = list[int](), checkpoints.Checkpoints._size
+    monkeypatch.setattr(checkpoints.Checkpoints, "_size", lambda self: looks.append(1) or real_size(self))
+    target = Ledger(tmp_path / "ledger.db", 0, lambda error: None, durability)
+    for number in range(2):
+        target.change(note("name", number))
+        before = len(synced)
+        looks.clear()
+        # Two whole looks have begun and ended after the commit when a third one has begun.
+        wait_until(lambda: len(looks) >= 3)
+        assert (len(synced) > before) == (durability is Durability.BATCH)
+    target.close()
+    assert set(synced) <= {str(tmp_path / "ledger.db-wal")}
+
+
+def test_a_log_that_cannot_be_synced_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and every later change fails: what the system lost it does not find again."""
+    monkeypatch.setattr(checkpoints, "WINDOW", 0.02)
+    told: list[StorageFailed] = []
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    target = Ledger(tmp_path / "ledger.db", 0, told.append, Durability.BATCH)
+    wait_until(lambda: len(told) == 1)
+    with pytest.raises(StorageFailed, match="cannot be written"):
+        target.change(note("name", 1))
+    target.close()
+    assert len(told) == 1
 
 
 def test_a_change_that_cannot_be_made_fails_alone(make: Make) -> None:

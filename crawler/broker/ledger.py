@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from crawler.broker.changes import Changes
 from crawler.broker.checkpoints import MUCH, Checkpoints
+from crawler.broker.durability import Durability
 from crawler.broker.schema import prepare
 from crawler.broker.views import View
 from crawler.errors import OutUnusable, StorageFailed
@@ -51,13 +52,22 @@ class Ledger:
         pause_limit: Seconds to wait for room on a full disk before giving up.
         on_failed: Called once, from a thread of the ledger, when the disk failed; every later change fails.
 
+        durability: What of it survives which accident.
+
     Raises:
         OutUnusable: The file cannot be made or is no ledger.
         VersionMismatch: A newer program made it.
     """
 
-    def __init__(self, path: Path, pause_limit: float, on_failed: Callable[[StorageFailed], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        pause_limit: float,
+        on_failed: Callable[[StorageFailed], None],
+        durability: Durability = Durability.FULL,
+    ) -> None:
         self.path = path
+        self._durability = durability
         self._db = _open(path)
         self._pause_limit = pause_limit
         self._on_failed = on_failed
@@ -65,13 +75,13 @@ class Ledger:
         self._wake = threading.Condition()
         self._closing = False
         self._failed: StorageFailed | None = None
-        self._durable = True
+        self._level = "FULL"
         #: Why nothing can be written at the moment, None where all is well.
         self.paused: str | None = None
         self.view = View(path)
         self._changes = Changes(self._db)
         self._hurried = False
-        self._checkpoints = Checkpoints(path, True, lambda error: self._fail(error, []))
+        self._checkpoints = Checkpoints(path, durability, lambda error: self._fail(error, []))
         # A daemon: what was not committed was not promised, and must not keep a failing program alive.
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._thread.start()
@@ -82,7 +92,8 @@ class Ledger:
 
         Args:
             make: Makes the change; it may be called again after a full disk, so it must have no other effect.
-            durable: Whether the commit is on disk, not only in the system's hands, when the future is done.
+            durable: Whether the commit is on disk, not only in the system's hands, when the future is done; where the
+                ledger syncs its log later, it is not.
 
         Returns:
             A future with what *make* returned, done after the commit. It raises StorageFailed where the disk failed.
@@ -196,9 +207,10 @@ class Ledger:
         return results
 
     def _set_durable(self, durable: bool) -> None:
-        if durable != self._durable:
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._durable = durable
+        level = self._durability.level(durable)
+        if level != self._level:
+            self._db.execute(f"PRAGMA synchronous = {level}")
+            self._level = level
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:

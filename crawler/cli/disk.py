@@ -1,4 +1,4 @@
-"""Options of `crawler seed` about disks that fill up."""
+"""Options of `crawler seed` about disks that fill up or lose what was not synced."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ def _size(context: click.Context, parameter: click.Parameter, value: str) -> int
 
 
 def disk_options(command: F) -> F:
-    """Give a command the options --min-free and --pause-limit."""
+    """Give a command the options --min-free, --pause-limit and --durability."""
     free = "Pause while less is free on the disk of OUT or of the store; 0: never."
     min_free = click.option("--min-free", callback=_size, default="100M", show_default=True, metavar="SIZE", help=free)
     wait = "Seconds to wait on a full disk."
     limit = Seconds(min=0, min_open=True)
     pause_limit = click.option("--pause-limit", type=limit, default=600.0, show_default=True, help=wait)
-    return pause_limit(min_free(command))
+    kept = "What a power cut may cost: nothing, the last second of records, or the ledger; a kill never costs anything."
+    choice = click.Choice(["full", "batch", "none"])
+    durability = click.option("--durability", type=choice, default="full", show_default=True, help=kept)
+    return pause_limit(min_free(durability(command)))

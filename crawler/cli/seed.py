@@ -193,6 +193,7 @@ def _add(sources: list[Any], to: str, key: str | None, stop: Any, quiet: bool) -
 
 def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: dict[str, Any]) -> int:
     from crawler import descriptors
+    from crawler.broker.durability import Durability
     from crawler.coordinator import Opening
     from crawler.out import Out
     from crawler.progress import Bar
@@ -210,6 +211,7 @@ def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: 
             pause_limit=options["pause_limit"],
             refresh=options["refresh"],
             min_free=options["min_free"],
+            durability=Durability(options["durability"]),
         ),
         serving=_serving(options["listen"], key),
         hands=Hands(options["workers"], options["processes"] or 0, options["threads"]),
