@@ -1,43 +1,48 @@
 """
 The coordinator alone: how fast its queue takes, hands out and ends tasks, and how it grows.
 
-    scripts/bench queue [--sizes 100000,1000000] [--ended 100000] [--machines 1,2,4,8] [--folder .bench]
+    scripts/bench queue [--sizes 100000,1000000] [--machines 1,2,4,8] [--threads 1,2,4,8,16] [--folder .bench]
 
-The ledger is durable SQLite in the folder. Machines are stubs, threads of the same process. In the first part they
-complete at once; in the second they hold each task for 0.2 s, as a network does. Each size has a process of its own.
+The ledger is durable SQLite in the folder. Machines are stubs, processes that speak over the wire (see stubs.py). In
+the first part they complete at once; in the others they hold each task for 0.2 s, as a network does. Each size has a
+process of its own; it ends as if it were killed, and the next start is timed to its first lease. Beside it all: what
+SQLite alone reaches, in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
 from crawler import __version__  # noqa: E402
+from crawler.broker import TaskQueue, keys  # noqa: E402
 from crawler.broker.ledger import Ledger  # noqa: E402
 from crawler.broker.local import LocalTaskQueue, Terms  # noqa: E402
+from crawler.broker.manager import QueueServer, Service  # noqa: E402
+from crawler.broker.wire import format_address  # noqa: E402
 from crawler.errors import StorageFailed  # noqa: E402
-from crawler.model import PROTOCOL, Batch, Completion, Hello, Outcome, Progress, Role, Row, Welcome  # noqa: E402
+from crawler.model import PROTOCOL, Batch, Hello, Progress, Role, Row, Welcome  # noqa: E402
 from crawler.settings import Politeness, Settings  # noqa: E402
-from scripts.benchmarks import chart  # noqa: E402
+from scripts.benchmarks import chart, plain, stubs  # noqa: E402
 
 HOSTS = 100_000
 #: Lines put at a time, as a producer does.
 BATCH = 2_000
 #: Of a hundred lines, how many repeat the line before.
 REPEATED = 1
-#: Leases asked for at a time, and requests that a stub machine has under way.
-LEASES, CYCLES = 64, 8
+#: Requests that a stub machine has under way.
+CYCLES = 8
 #: Seconds for which the machines of the second part hold a task.
 HOLD = 0.2
 
@@ -91,141 +96,134 @@ def fill(queue: LocalTaskQueue, size: int) -> float:
     return seconds
 
 
-class Machines:
-    """
-    Stub machines: threads that lease, hold, and complete.
+class Growth(NamedTuple):
+    """What is measured beside the size."""
 
-    Args:
-        queue: Of this process.
-        threads: Requests under way at a time, each of a session of its own.
-        hold: Seconds between lease and completion.
-    """
-
-    def __init__(self, queue: LocalTaskQueue, threads: int, hold: float) -> None:
-        self._queue = queue
-        self._hold = hold
-        self._threads = [threading.Thread(target=self._work) for _ in range(threads)]
-        self._stop = threading.Event()
-        self.waits: list[float] = []
-        self.ended = 0
-        self._lock = threading.Lock()
-
-    def run(self, count: int, seconds: float) -> float:
-        """End at least *count* tasks, or work for *seconds*; return the tasks ended per second."""
-        began = time.perf_counter()
-        for thread in self._threads:
-            thread.start()
-        while self.ended < count and time.perf_counter() - began < seconds and self._threads[0].is_alive():
-            time.sleep(0.02)
-        rate = self.ended / (time.perf_counter() - began)
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        return rate
-
-    def _work(self) -> None:
-        session, number = join(self._queue, Role.WORKER), 0
-        while not self._stop.is_set():
-            number += 1
-            began = time.perf_counter()
-            leases = self._queue.lease(session, number, LEASES, 1.0, Progress()).leases or []
-            wait = time.perf_counter() - began
-            if self._hold:
-                time.sleep(self._hold)
-            done = [
-                Completion(
-                    token=one.token,
-                    task_id=one.task.id,
-                    outcome=Outcome.STORED,
-                    http_status=200,
-                    path=f"ab/{one.task.id:064x}.jpg",
-                    sha256=f"{one.task.id:064x}",
-                    bytes=90_000,
-                    width=640,
-                    height=480,
-                    format="JPEG",
-                )
-                for one in leases
-            ]
-            accepted = self._queue.complete(session, done)
-            with self._lock:
-                self.waits.append(wait)
-                self.ended += len(accepted)
+    machines: list[int]
+    threads: list[int]
+    #: Seconds for each figure.
+    seconds: float
 
 
-def measure(folder: Path, size: int, count: int, machines: list[int]) -> dict[str, Any]:
+def percentiles(waits: list[float]) -> dict[str, float]:
+    """Return the median and the 99th percentile."""
+    return {"p50 ms": statistics.median(waits), "p99 ms": statistics.quantiles(waits, n=100)[98]}
+
+
+def serve(queue: LocalTaskQueue, folder: Path) -> stubs.Served:
+    """Serve the queue on loopback."""
+    key = keys.fresh(folder / "run")
+    server = QueueServer([Service("task_queue", TaskQueue, queue)], ("127.0.0.1", 0), key, queue)
+    server.start()
+    return stubs.Served(format_address(server.address), str(folder / "run"))
+
+
+def measure(folder: Path, size: int, growth: Growth) -> dict[str, Any]:
     """Fill one queue, empty a part of it, and measure both; then let more and more machines wait on it."""
-    ledger, queue = opened(folder)
+    cpu = time.process_time()
+    _, queue = opened(folder)
     seconds = fill(queue, size)
-    full = resident()
-    stubs = Machines(queue, 4, 0)
-    rate = stubs.run(count, 60)
-    waits = [1000 * wait for wait in stubs.waits]
     found = {
         "tasks": size,
         "put/s": size / seconds,
-        "lease + complete/s": rate,
-        "p50 ms": statistics.median(waits),
-        "p99 ms": statistics.quantiles(waits, n=100)[98],
-        "memory MB": max(full, resident()),
-        "machines": [[number, Machines(queue, CYCLES * number, HOLD).run(size, 5)] for number in machines],
+        "put CPU us": 1e6 * (time.process_time() - cpu) / size,
+        "plain inserts/s": plain.rate(folder, min(size, 1_000_000)),
+        "memory MB": resident(),
     }
-    total = queue.stats()
-    if total.total != size - size * REPEATED // 100:
-        raise RuntimeError(f"{total.total} tasks of {size} lines")
-    queue.close()
-    ledger.close()
+    if queue.stats().total != size - size * REPEATED // 100:
+        raise RuntimeError(f"{queue.stats().total} tasks of {size} lines")
+    served, cpu, done = serve(queue, folder), time.process_time(), queue.stats().stored
+    worked = stubs.run(served, 1, 8, 0.0, growth.seconds)
+    done = queue.stats().stored - done
+    found |= {"lease + complete/s": worked.rate, "CPU us": 1e6 * (time.process_time() - cpu) / done}
+    found |= percentiles(worked.waits)
+    hold = (HOLD, growth.seconds)
+    found["machines"] = [[number, stubs.run(served, number, CYCLES, *hold).rate] for number in growth.machines]
+    found["threads"] = [[number, stubs.run(served, 1, number, *hold).rate] for number in growth.threads]
+    found["memory MB"] = max(found["memory MB"], resident())
     return found
+
+
+def first(folder: Path) -> None:
+    """Open a ledger that was left, and say when the first task is leased."""
+    _, queue = opened(folder)
+    session, number = join(queue, Role.WORKER), 0
+    while True:
+        number += 1
+        if queue.lease(session, number, stubs.LEASES, 1.0, Progress()).leases:
+            break
+    print("leased", flush=True)
+    os._exit(0)
+
+
+def restart(folder: Path) -> float:
+    """Return the seconds from the start of a process to its first lease."""
+    began = time.perf_counter()
+    command = [sys.executable, "-P", __file__, "--first", f"--folder={folder}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        if started.stdout.readline() != "leased\n":
+            raise RuntimeError("nothing was leased after a restart")
+        return time.perf_counter() - began
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers of a list with commas."""
+    return [int(number) for number in text.split(",") if number]
 
 
 def main() -> None:
     """Measure each size in a process of its own; print, write JSON and charts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="100000,1000000", help="tasks in the queue")
-    parser.add_argument("--ended", type=int, default=100_000, help="tasks leased and completed")
     parser.add_argument("--machines", default="1,2,4,8", help="stub machines that hold tasks, with the largest size")
+    parser.add_argument("--threads", default="1,2,4,8,16", help="requests under way of one of them, likewise")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each figure but that of putting")
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="ledger and results")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    chosen.folder.mkdir(parents=True, exist_ok=True)
-    sizes = [int(size) for size in chosen.sizes.split(",")]
+    if chosen.first:
+        first(chosen.folder)
     if chosen.one:
-        machines = [int(number) for number in chosen.machines.split(",") if number]
-        with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-            print(json.dumps(measure(Path(folder), sizes[0], chosen.ended, machines)))
-        return
-    results = []
-    for size in sizes:
-        command = [
-            sys.executable,
-            "-P",
-            __file__,
-            "--one",
-            f"--sizes={size}",
-            f"--ended={min(size // 2, chosen.ended)}",
-        ]
-        more = [f"--machines={chosen.machines if size == sizes[-1] else ''}", f"--folder={chosen.folder}"]
-        done = subprocess.run([*command, *more], check=True, capture_output=True, text=True)
-        results.append(json.loads(done.stdout))
-        shown = (f"{name} {value:,.1f}" for name, value in results[-1].items() if name != "machines")
-        print(", ".join(shown), flush=True)
-    for number, rate in results[-1]["machines"]:
-        print(f"{number} machines that hold {LEASES * CYCLES} tasks for {HOLD} s each: {rate:,.0f}/s")
+        growth = Growth(numbers(chosen.machines), numbers(chosen.threads), chosen.seconds)
+        print(json.dumps(measure(chosen.folder, int(chosen.sizes), growth)), flush=True)
+        os._exit(0)  # as a kill would
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    sizes = numbers(chosen.sizes)
+    results = [measured(size, chosen, size == sizes[-1]) for size in sizes]
     (chosen.folder / "queue.json").write_text(json.dumps(results, indent=2))
     write_charts(chosen.folder, results)
 
 
+def measured(size: int, chosen: argparse.Namespace, is_last: bool) -> dict[str, Any]:
+    """Measure one size in a process of its own, and the restart after it; print both."""
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        machines, threads = (chosen.machines, chosen.threads) if is_last else ("", "")
+        command = [sys.executable, "-P", __file__, "--one", f"--sizes={size}", f"--seconds={chosen.seconds}"]
+        more = [f"--machines={machines}", f"--threads={threads}", f"--folder={folder}"]
+        done = subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        found["first lease s"] = restart(Path(folder))
+    print(", ".join(f"{name} {value:,.1f}" for name, value in found.items() if not isinstance(value, list)), flush=True)
+    for name in ("machines", "threads"):
+        print("".join(f"{number} {name}: {rate:,.0f}/s\n" for number, rate in found[name]), end="", flush=True)
+    return found
+
+
 def write_charts(folder: Path, results: list[dict[str, Any]]) -> None:
     """Write how figures grow with the queue, and with the machines."""
-    names = ("put/s", "lease + complete/s")
+    names = ("put/s", "lease + complete/s", "plain inserts/s")
     rates = {name: [(one["tasks"], one[name]) for one in results] for name in names}
     (folder / "queue-rates.svg").write_text(chart.lines("tasks per second", "tasks in the queue", rates))
     memory = {"memory": [(one["tasks"], one["memory MB"]) for one in results]}
     (folder / "queue-memory.svg").write_text(chart.lines("resident MB", "tasks in the queue", memory))
-    if machines := results[-1]["machines"]:
-        ideal = [(number, number * LEASES * CYCLES / HOLD) for number, _ in machines]
-        growth = {"ended": [(number, rate) for number, rate in machines], "if nothing else cost time": ideal}
-        (folder / "queue-machines.svg").write_text(chart.lines("tasks per second", "machines", growth))
+    for name in ("machines", "threads"):
+        if found := results[-1][name]:
+            requests = CYCLES if name == "machines" else 1
+            ideal = [(number, number * requests * stubs.LEASES / HOLD) for number, _ in found]
+            growth = {"ended": [(number, rate) for number, rate in found], "if nothing else cost time": ideal}
+            (folder / f"queue-{name}.svg").write_text(chart.lines("tasks per second", name, growth))
 
 
 if __name__ == "__main__":
