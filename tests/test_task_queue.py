@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from crawler.broker import TaskQueue, keys
+from crawler.broker import TaskQueue, keys, revival
 from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue, Terms
 from crawler.broker.manager import QueueClient, QueueServer, Service
@@ -388,6 +388,21 @@ def test_revived_tasks_are_fetched_again(bench: Bench) -> None:
     bench.queue.complete(session, [stored(item.token, item.task.id)])
     assert sorted(record.outcome for record in bench.records()) == [Outcome.FAILED, Outcome.STORED]
     assert [record.seq for record in bench.ledger.view.records(0, 9)] == [1, 2, 3]
+
+
+def test_many_tasks_are_revived_in_portions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each recording is looked at once, those at the edges of a portion too; a task that fails again is left alone."""
+    monkeypatch.setattr(revival, "PORTION", 2)
+    bench.fill(*(f"http://{n}.test/" for n in range(5)))
+    session, done = bench.join(), 0
+    while done < 5:
+        leases = lease(bench.queue, session, done + 1, 5 - done).leases
+        bench.queue.retry(session, [failed(one.token, one.task.id, Reason.HTTP_NOT_FOUND) for one in leases])
+        done += len(leases)
+    assert bench.queue.revive(session, Choice(dry_run=True)) == {"http_not_found": 5}
+    assert bench.queue.revive(session, Choice()) == {"http_not_found": 5}
+    assert bench.queue.revive(session, Choice()) == {}
+    assert bench.queue.stats().failed == 0
 
 
 def test_draining_hands_out_nothing(bench: Bench) -> None:

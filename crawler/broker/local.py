@@ -8,6 +8,7 @@ the same order; waiting for the commit, reading the backlog and answering happen
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from crawler.broker.ends import Ends, Terms
 from crawler.broker.frontier import FOREVER
 from crawler.broker.keeper import Keeper
 from crawler.broker.ledger import Ledger
-from crawler.broker.revival import revive
+from crawler.broker.revival import portions, revive
 from crawler.broker.sessions import LOCAL, Session, welcome
 from crawler.broker.shards import Shards
 from crawler.broker.state import OWN, State
@@ -276,16 +277,23 @@ class LocalTaskQueue:
         self._ends.block(why)
 
     def revive(self, session: str, choice: Choice) -> dict[str, int]:
-        """Put tasks back that have their record: see TaskQueue."""
+        """Put tasks back that have their record, some at a time, so that others get their turn: see TaskQueue."""
+        counts = Counter[str]()
+        # What fails again meanwhile has a later record.
+        for seqs in portions(self._ledger.view.newest()):
+            counts += self._revive(choice, seqs)
+        return dict(counts)
+
+    def _revive(self, choice: Choice, seqs: range) -> Counter[str]:
         now = self._state.now()
-        found = self._ledger.change(lambda changes: revive(changes.db, choice, now))
-        if not choice.dry_run:
+        found = self._ledger.change(lambda changes: revive(changes.db, choice, now, seqs))
+        if found.counts and not choice.dry_run:
             with self._state.lock:
                 self._state.tally.revived(found.counts, found.size)
                 self._state.frontier.forgive(found.hosts, now)
                 self._state.next_due = 0.0
             self._keeper.wake()
-        return dict(found.counts)
+        return found.counts
 
     # ------------------------------------------------------------ status
 

@@ -13,6 +13,10 @@ from crawler.model import Choice
 
 #: Records looked at, and tasks changed, at a time.
 BATCH = 1_000
+#: Recordings looked at in one transaction where others wait for theirs.
+PORTION = 10_000
+#: All recordings.
+ALL = range(1, 1 << 62)
 #: What tasks are counted under that had not failed.
 STORED = "stored"
 
@@ -28,16 +32,21 @@ class Revived(NamedTuple):
     hosts: set[int]
 
 
-def revive(db: sqlite3.Connection, choice: Choice, now: float) -> Revived:
+def portions(newest: int) -> list[range]:
+    """Return the recordings up to the *newest*, in portions that are revived one after the other."""
+    return [range(first, min(first + PORTION, newest + 1)) for first in range(1, newest + 1, PORTION)]
+
+
+def revive(db: sqlite3.Connection, choice: Choice, now: float, seqs: range = ALL) -> Revived:
     """
     Put the tasks of *choice* back, due *now* and with all their attempts; count them only, where that is asked.
 
-    Their hosts are forgiven: a breaker that is open, or rules that could not be had, say nothing about the next try.
+    Of their current records those in *seqs* are looked at. May be called again: what went back has no such record. Their hosts are forgiven: a breaker that is open, or rules that could not be had, say nothing about the next try.
     """
     counts: Counter[str] = Counter()
     hosts: set[int] = set()
     size = 0
-    for batch in _chosen(db, choice):
+    for batch in _chosen(db, choice, seqs):
         counts.update(found.reason or STORED for found in batch)
         size += sum(found.size for found in batch)
         if choice.dry_run:
@@ -93,16 +102,16 @@ class _Found(NamedTuple):
     size: int
 
 
-def _chosen(db: sqlite3.Connection, choice: Choice) -> Iterator[list[_Found]]:
+def _chosen(db: sqlite3.Connection, choice: Choice, seqs: range) -> Iterator[list[_Found]]:
     """Yield batches of tasks, in the order of their records."""
     where, values = _conditions(choice)
     sql = (
         "SELECT r.seq, t.id, t.host, r.reason, t.url, t.target, r.body FROM records r"
-        f" JOIN tasks t ON t.id = r.task AND t.seq = r.seq WHERE t.state = 2 AND r.seq > ? {where}"
+        f" JOIN tasks t ON t.id = r.task AND t.seq = r.seq WHERE t.state = 2 AND r.seq > ? AND r.seq < ? {where}"
         " ORDER BY r.seq LIMIT ?"
     )
-    last = 0
-    while rows := db.execute(sql, (last, *values, BATCH)).fetchall():
+    last = seqs.start - 1
+    while rows := db.execute(sql, (last, seqs.stop, *values, BATCH)).fetchall():
         last = rows[-1][0]
         yield [found for row in rows if (found := _judge(row, choice)) is not None]
 

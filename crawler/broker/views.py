@@ -151,6 +151,10 @@ class View:
         """Return the number of tasks; ids are dense."""
         return int(self._all("SELECT ifnull(max(id), 0) FROM tasks")[0][0])
 
+    def newest(self) -> int:
+        """Return the `seq` of the last recording, 0 where there is none."""
+        return int(self._all("SELECT ifnull(max(seq), 0) FROM records")[0][0])
+
     def delayed(self, after: float = 0.0) -> int:
         """Return the number of delayed tasks that are not with the frontier and due at or *after* a time."""
         return int(self._all("SELECT count(*) FROM tasks WHERE state = 1 AND due >= ?", after)[0][0])
