@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from crawler.join import connect, greet  # noqa: E402
-from crawler.model import Completion, Outcome, Progress, Role  # noqa: E402
+from crawler.model import Completion, Outcome, Progress, QueueStatus, Role  # noqa: E402
 
 #: Leases asked for at a time.
 LEASES = 64
@@ -87,10 +87,12 @@ class _Machine:
         while time.perf_counter() < end:
             request += 1
             began = time.perf_counter()
-            leases = queue.lease(session, request, LEASES, 1.0, Progress()).leases
+            grant = queue.lease(session, request, LEASES, 1.0, Progress())
+            if grant.status is not QueueStatus.OPEN:
+                return
             wait = 1000 * (time.perf_counter() - began)
             time.sleep(self._hold)
-            accepted = queue.complete(session, [_stored(one.token, one.task.id) for one in leases])
+            accepted = queue.complete(session, [_stored(one.token, one.task.id) for one in grant.leases])
             with self._lock:
                 self._waits.append(wait)
                 self._ended += len(accepted)
