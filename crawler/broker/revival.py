@@ -41,7 +41,8 @@ def revive(db: sqlite3.Connection, choice: Choice, now: float, seqs: range = ALL
     """
     Put the tasks of *choice* back, due *now* and with all their attempts; count them only, where that is asked.
 
-    Of their current records those in *seqs* are looked at. May be called again: what went back has no such record. Their hosts are forgiven: a breaker that is open, or rules that could not be had, say nothing about the next try.
+    Of their current records those in *seqs* are looked at. May be called again: what went back has no such record.
+    Their hosts are forgiven: a breaker that is open, or rules that could not be had, say nothing about the next try.
     """
     counts: Counter[str] = Counter()
     hosts: set[int] = set()
