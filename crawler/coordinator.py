@@ -27,7 +27,7 @@ from crawler.broker.wire import format_address
 from crawler.consumer import Consumer
 from crawler.consumer.store.opening import Sharded
 from crawler.errors import CrawlerError, UsageError
-from crawler.model import Download, QueueStatus, Welcome
+from crawler.model import Download, Welcome
 from crawler.out import Out
 from crawler.publisher import Publisher
 from crawler.room import RoomWatch
@@ -228,7 +228,7 @@ class Coordinator:
             stack.callback(self.queue.close)
             stack.callback(self._room.close)
             if self._publisher is not None:
-                is_finished = self.queue.wait(lambda status, leased, workers: status is QueueStatus.FINISHED, 0)
+                is_finished = self.queue.wait_for_end(0)
                 stack.callback(self._publisher.close, is_finished)
             if self._consumer is not None:
                 stack.callback(self._outbox.close)

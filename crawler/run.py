@@ -20,7 +20,7 @@ from crawler.consumer.store.opening import Sharded, holding_of
 from crawler.coordinator import Coordinator, Opening, Serving
 from crawler.errors import CrawlerError, Stopped, UsageError
 from crawler.join import Ended, Joining, connect, greet
-from crawler.model import QueueStatus, Role, Stats
+from crawler.model import Role, Stats
 from crawler.out import Hold, Out
 from crawler.processes import Crew
 from crawler.producer import Reading, Source, from_path, from_urls
@@ -217,7 +217,7 @@ class _Conductor:
 
     def conduct(self) -> None:
         """Wait for the end, whichever comes first: all done, an error, or a request to stop."""
-        while not self._queue.wait(lambda status, leased, workers: status is QueueStatus.FINISHED, TICK):
+        while not self._queue.wait_for_end(TICK):
             self._tell()
             if self._error is not None:
                 raise self._error
@@ -233,7 +233,7 @@ class _Conductor:
         return 0.0 if self._stop.now.is_set() else max(0.0, min(most, self._end_by - time.monotonic()))
 
     def _wait_for_leaving(self) -> None:
-        self._queue.wait(lambda status, leased, workers: workers == 0, self._left(LINGER))
+        self._queue.wait_for_workers(self._left(LINGER))
 
     def _how_far(self) -> str:
         stats = self._queue.stats()
@@ -249,7 +249,7 @@ class _Conductor:
         self._end_by = self._stop.at + self._run.grace
         self._queue.drain(self._left(self._run.grace))
         while self._left(TICK) and self._error is None:
-            if self._queue.wait(lambda status, leased, workers: leased == 0, TICK):
+            if self._queue.wait_for_leases(TICK):
                 return
             self._tell()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -335,23 +334,22 @@ class LocalTaskQueue:
             self._state.drain_at = self._state.now() + grace
             self._state.lock.notify_all()
 
-    def wait(self, done: Callable[[QueueStatus, int, int], bool], seconds: float) -> bool:
-        """
-        Wait until *done* holds.
+    # Each looks at one thing only: it does so at every change of the queue.
 
-        Args:
-            done: Called with the status, the number of leases, and the number of workers that have not left.
-            seconds: Limit of the wait.
-
-        Returns:
-            Whether it holds.
-        """
-
-        def holds() -> bool:
-            return done(self._state.status(), self._state.frontier.leased(), self._state.sessions.workers())
-
+    def wait_for_end(self, seconds: float) -> bool:
+        """Wait up to *seconds* until every task has its record; tell whether that is so."""
         with self._state.lock:
-            return self._state.lock.wait_for(holds, seconds)
+            return self._state.lock.wait_for(lambda: self._state.status() is QueueStatus.FINISHED, seconds)
+
+    def wait_for_leases(self, seconds: float) -> bool:
+        """Wait up to *seconds* until no task is leased; tell whether that is so."""
+        with self._state.lock:
+            return self._state.lock.wait_for(lambda: not self._state.frontier.leased(), seconds)
+
+    def wait_for_workers(self, seconds: float) -> bool:
+        """Wait up to *seconds* until all workers have left; tell whether that is so."""
+        with self._state.lock:
+            return self._state.lock.wait_for(lambda: not self._state.sessions.workers(), seconds)
 
     def close(self) -> None:
         """Stop looking after leases. The ledger stays open."""

@@ -197,14 +197,18 @@ class Worker:
 
     def _room(self) -> int:
         """Wait until threads are free; return how many leases to ask for, 0 when it is time to end."""
+        free = self._wait_for_room()
+        if 0 < free < self._plan.threads // 8:
+            # A moment later more will be free: fewer requests. Not woken in between by each that becomes so.
+            self._ended.wait(GATHER)
+            free = self._wait_for_room()
+        return min(free, MAX_BATCH)
+
+    def _wait_for_room(self) -> int:
         with self._state:
             while self._stop_at is None and self._failed is None:
-                free = self._free()
-                if 0 < free < self._plan.threads // 8:  # a moment later more will be free: fewer requests
-                    self._state.wait(GATHER)
-                    free = self._free()
-                if free > 0:
-                    return min(free, MAX_BATCH)
+                if (free := self._free()) > 0:
+                    return free
                 self._state.wait(1)
             return 0
 
