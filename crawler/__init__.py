@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from crawler.api import crawl
     from crawler.errors import (
         CrawlerError,
         KeyRefused,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         UsageError,
         VersionMismatch,
     )
-    from crawler.run import Summary, crawl
+    from crawler.summary import Summary
 
 __version__ = "0.1.0"
 
@@ -46,8 +47,10 @@ if not TYPE_CHECKING:  # a type checker would take it as leave to use any name
         """Load the public *name* from its module, once: afterwards it is an ordinary attribute."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if name in ("crawl", "Summary"):
-            from crawler import run as source
+        if name == "crawl":
+            from crawler import api as source
+        elif name == "Summary":
+            from crawler import summary as source
         else:
             from crawler import errors as source
         value = getattr(source, name)

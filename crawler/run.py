@@ -1,4 +1,4 @@
-"""One run from its lists to its summary, with local workers as children or with threads of this process."""
+"""One run from its lists to its summary, with local workers as children."""
 
 from __future__ import annotations
 
@@ -8,32 +8,24 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from crawler import descriptors
-from crawler.consumer import Consumer
-from crawler.consumer.store.opening import Sharded, holding_of
 from crawler.coordinator import Coordinator, Opening, Serving
 from crawler.errors import CrawlerError, Stopped, UsageError
-from crawler.join import Ended, Joining, connect, greet
+from crawler.join import Ended, Joining, greet
 from crawler.model import Role, Stats
 from crawler.out import Hold, Out
 from crawler.processes import Crew
-from crawler.producer import Reading, Source, from_path, from_urls
+from crawler.producer import Reading, Source
 from crawler.progress import Watch
 from crawler.room import await_room
-from crawler.settings import Politeness, Settings
 from crawler.storing import place_of, written_by
 from crawler.summary import Summary
-from crawler.worker import Ends, Plan, Sink, Worker
-from crawler.worker.inline import InlineDownloaders
 from crawler.worker.outbox import unforeseen
-
-__all__ = ["Hands", "Run", "Stop", "Summary", "Watch", "add", "cores", "crawl", "seed"]
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +103,8 @@ def seed(run: Run, stop: Stop, watch: Watch) -> Summary:
         CrawlerError: It cannot begin or go on; the error says why. Nothing acknowledged is lost.
     """
     began = time.monotonic()
-    with _take(run, stop):
-        conductor = _Conductor(run, stop, watch)
+    with take(run, stop):
+        conductor = Conductor(run, stop, watch)
         try:
             conductor.begin()
             conductor.conduct()
@@ -121,7 +113,7 @@ def seed(run: Run, stop: Stop, watch: Watch) -> Summary:
         return conductor.summary(time.monotonic() - began)
 
 
-def _take(run: Run, stop: Stop) -> Hold:
+def take(run: Run, stop: Stop) -> Hold:
     """Take OUT for this process, when there is room to begin."""
     if run.hands.workers:
         descriptors.require(run.hands.threads)
@@ -131,7 +123,7 @@ def _take(run: Run, stop: Stop) -> Hold:
     return run.out.hold()
 
 
-class _Conductor:
+class Conductor:
     """One run under way."""
 
     def __init__(self, run: Run, stop: Stop, watch: Watch) -> None:
@@ -288,140 +280,3 @@ def _check_lists(coordinator: Coordinator, sources: Sequence[Source]) -> None:
 def _shown(names: list[str]) -> str:
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
-
-
-# ------------------------------------------------------------------ adding lists to a queue that is served
-
-
-def add(sources: Sequence[Source], address: str, key: Path, stop: Stop) -> int:
-    """
-    Add lists to a queue that is being served, and leave.
-
-    Args:
-        sources: The lists.
-        address: HOST:PORT of the coordinator.
-        key: Folder of the key.
-        stop: Asked to end early.
-
-    Returns:
-        Number of lists that were read to their end.
-
-    Raises:
-        CrawlerError: The queue cannot be reached, or a list cannot be read.
-    """
-    client = connect(address, str(key), 120.0)
-    try:
-        queue = client.proxy("task_queue")
-        client.session = queue.hello(greet(Role.PRODUCER)).session
-        client.renew = lambda: queue.hello(greet(Role.PRODUCER, client.session))
-        done = sum(_add(queue, client.session, source, stop) for source in sources)
-        queue.leave(client.session)
-        return done
-    finally:
-        client.close()
-
-
-def _add(queue: Any, session: str, source: Source, stop: Stop) -> bool:
-    reading = Reading(queue, session, source, stop.asked.is_set)
-    try:
-        if source.name == "-":  # cannot be read twice to see whether it is the same
-            raise UsageError("standard input is a new list each time")
-        reading.prepare(queue.open_list(session, source.name, False))
-    except UsageError:
-        reading.prepare(queue.open_list(session, source.name, True))
-    return reading.run()
-
-
-# ------------------------------------------------------------------ the Python API
-
-
-def crawl(
-    urls: Iterable[str] | str | Path,
-    out: str | Path,
-    *,
-    inline: bool = False,
-    store: str | Path | None = None,
-    threads: int = THREADS,
-    settings: Settings | None = None,
-    watch: Watch | None = None,
-) -> Summary:
-    """
-    Crawl a list and return what it came to.
-
-    Args:
-        urls: URLs, or the path of a list.
-        out: Folder of the crawl. One that exists is gone on with; the same URLs must come first again.
-        inline: Fetch on threads of this process, so that HTTP can be mocked; robots.txt is ignored unless *settings*
-            say otherwise. Verifiers are child processes all the same.
-        store: Where images go, OUT/images by default.
-        threads: Fetches at a time, of each process.
-        settings: Limits, politeness, retries and access; see `crawler.model.Settings`.
-        watch: Told how it stands.
-
-    Returns:
-        The summary, with an iterator over the records.
-
-    Raises:
-        CrawlerError: It cannot begin or go on; the error says why.
-    """
-    source = from_path(str(urls)) if isinstance(urls, str | Path) else from_urls(urls)
-    opening = Opening(store, settings or _defaults(inline))
-    run = Run([source], Out(Path(out)), opening, hands=Hands(workers=0 if inline else 1, threads=threads))
-    if not inline:
-        return seed(run, Stop(), watch or Watch())
-    began, stop = time.monotonic(), Stop()
-    with _take(run, stop):
-        conductor = _Inline(run, stop, watch or Watch())
-        try:
-            conductor.begin()
-            conductor.conduct()
-        finally:
-            conductor.close()
-        return conductor.summary(time.monotonic() - began)
-
-
-def _defaults(inline: bool) -> Settings:
-    return Settings(politeness=Politeness(robots=not inline))
-
-
-class _Inline(_Conductor):
-    """A run without a server, fetching on threads of this process."""
-
-    _working: threading.Thread | None = None
-
-    def begin(self) -> None:
-        """Open the lists and start a worker on a thread."""
-        readings = self._open_lists()
-        self._producer = threading.Thread(target=self._produce, args=(readings,), name="producer", daemon=True)
-        self._producer.start()
-        session = self._queue.hello(greet(Role.WORKER, local=True)).session
-        self._queue.attached(session)
-        store, opening, threads = self._coordinator.store, self._run.opening, self._run.hands.threads
-        if isinstance(store, Sharded):
-            store.begin(lambda: self._queue.open_shard(session))
-
-        def make_sink(ends: Ends) -> Sink:
-            settings = opening.settings
-            consumer = Consumer(store, settings.limits, cores(), ends.ended, settings.treatment)
-            consumer.on_failed = ends.fail
-            return consumer
-
-        downloaders = InlineDownloaders(opening.settings, store.spool(session), threads)
-        plan = Plan(threads, 60.0, self._run.grace, holding_of(store))
-        self._worker = Worker(self._queue, session, downloaders, plan, make_sink)
-        self._working = threading.Thread(target=self._work, name="worker", daemon=True)
-        self._working.start()
-
-    def _work(self) -> None:
-        try:
-            self._worker.run()
-        except Exception as error:  # without this thread the run would wait for ever
-            self._fail(error if isinstance(error, CrawlerError) else unforeseen(error))
-
-    def close(self) -> None:
-        """End the worker, then the queues."""
-        if self._working is not None:
-            self._worker.stop()
-            self._working.join(END_WAIT)
-        self._coordinator.store.close()
-        super().close()

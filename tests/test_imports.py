@@ -47,10 +47,12 @@ HEIGHTS = {
     "crawler.publisher": 6,  # shards of the consumers against the ledger
     "crawler.coordinator": 8,
     "crawler.run": 9,
+    "crawler.adding": 10,
+    "crawler.api": 10,
     "crawler.export.": 9,
-    "crawler.cli.": 10,
-    "crawler.__main__": 11,
-    "crawler": 11,
+    "crawler.cli.": 11,
+    "crawler.__main__": 12,
+    "crawler": 12,
 }
 
 #: Outside dependency, as imported, and the modules that may; a name that ends in a dot is all below it.

@@ -180,8 +180,8 @@ def command(context: click.Context, /, lists: tuple[str, ...], to: str | None, k
 
 
 def _add(sources: list[Any], to: str, key: str | None, stop: Any, quiet: bool) -> None:
+    from crawler.adding import add
     from crawler.errors import Stopped
-    from crawler.run import add
 
     served = require_served(to, key)
     done = add(sources, served.address, served.key, stop)
