@@ -19,9 +19,10 @@ from crawler.progress import Watch
 from crawler.run import END_WAIT, THREADS, Conductor, Hands, Run, Stop, cores, seed, take
 from crawler.settings import Politeness, Settings
 from crawler.summary import Summary
-from crawler.worker import Ends, Plan, Sink, Worker
+from crawler.worker import Plan, Worker
 from crawler.worker.inline import InlineDownloaders
 from crawler.worker.outbox import unforeseen
+from crawler.worker.sink import Ends, Sink
 
 
 def crawl(

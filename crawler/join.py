@@ -26,9 +26,10 @@ from crawler.consumer.store.remote import is_address
 from crawler.errors import CrawlerError, UnknownSession, UsageError
 from crawler.model import PROTOCOL, Hello, QueueStatus, Role, Welcome
 from crawler.processes import child_main
-from crawler.worker import Ends, Plan, Sink, Worker
+from crawler.worker import Plan, Worker
 from crawler.worker.crew import DownloaderCrew
 from crawler.worker.messages import Setup
+from crawler.worker.sink import Ends, Sink
 from crawler.worker.upload import Upload
 
 log = logging.getLogger(__name__)

@@ -20,10 +20,11 @@ from crawler.model import Completion, Download, Progress, QueueStatus
 from crawler.reasons import Reason
 from crawler.settings import Access, Politeness, Settings
 from crawler.slate import Slate
-from crawler.worker import Ends, Plan, Worker
+from crawler.worker import Plan, Worker
 from crawler.worker.crew import DownloaderCrew
 from crawler.worker.messages import Setup
 from crawler.worker.outbox import BATCH, Outbox
+from crawler.worker.sink import Ends
 from tests.conftest import wait_until
 from tests.site import Site, most_at_once
 from tests.test_task_queue import Bench, failed, stored, terms

@@ -11,14 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from crawler.broker import TaskQueue
 from crawler.errors import CrawlerError
-from crawler.model import Completion, Download, Failure, Finding, Grant, Lease, Progress, QueueStatus
+from crawler.model import Completion, Failure, Finding, Grant, Lease, Progress, QueueStatus
 from crawler.worker.crew import Downloaders, Heard
 from crawler.worker.messages import Events, ended
 from crawler.worker.outbox import Outbox, unforeseen
+from crawler.worker.sink import Ends, Sink
 
 log = logging.getLogger(__name__)
 
@@ -36,32 +37,6 @@ REPORT_PAUSE = 0.02
 MARGIN = 2.0
 #: Seconds for each of the last things that a worker tells, where no grace is left.
 LAST_WORD = 0.2
-
-
-class Sink(Protocol):
-    """Where downloads go: a consumer, or the result queue."""
-
-    def start(self) -> None:
-        """Begin."""
-
-    def take(self, download: Download) -> None:
-        """Take a download; never blocks."""
-
-    def close(self, wait: float) -> None:
-        """End within *wait* seconds."""
-
-
-class Ends(Protocol):
-    """What a sink tells its worker."""
-
-    def ended(self, end: Completion | Failure) -> None:
-        """Take the end of a task, for the queue."""
-
-    def forget(self, tokens: list[int]) -> None:
-        """Forget leases that are somebody else's now, or over."""
-
-    def fail(self, error: CrawlerError) -> None:
-        """End the worker: it cannot go on."""
 
 
 class Plan(NamedTuple):
