@@ -58,13 +58,16 @@ def check_pixels(file: BinaryIO, layout: Layout) -> None:
 
     Raises:
         ImageRefused: IMAGE_TRUNCATED where rows are missing, IMAGE_BROKEN where one has a filter that does not exist.
-        zlib.error: The data cannot be inflated.
+        OSError: The data cannot be inflated.
     """
     done, size = 0, layout.stride * layout.rows
-    for piece in _inflated(file, size):
-        if max(piece[-done % layout.stride :: layout.stride], default=0) > MAX_FILTER:
-            raise ImageRefused(Reason.IMAGE_BROKEN, "a row has an unknown filter")
-        done += len(piece)
+    try:
+        for piece in _inflated(file, size):
+            if max(piece[-done % layout.stride :: layout.stride], default=0) > MAX_FILTER:
+                raise ImageRefused(Reason.IMAGE_BROKEN, "a row has an unknown filter")
+            done += len(piece)
+    except zlib.error as error:
+        raise OSError(f"its pixels cannot be inflated: {error}") from error
     if done < size:
         raise ImageRefused(Reason.IMAGE_TRUNCATED, f"{done // layout.stride} of {layout.rows} rows")
 
