@@ -42,6 +42,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exif: Few | None = None
     #: Perceptual hash of the first frame as it came, 16 hexadecimal digits: that of imagehash.phash.
     phash: Text | None = None
+    #: Id of the task whose image it is nearly the same as, and the bits in which their hashes differ: of one that was
+    #: recorded when another like it was, where that was asked for.
+    duplicate_of: Count | None = None
+    duplicate_distance: Count | None = None
     #: URL that answered, where it is not that of the task.
     final_url: str | None = None
     #: Headers of the response.

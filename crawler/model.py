@@ -416,6 +416,8 @@ class Stats(_Frozen, frozen=True, kw_only=True):
     entries: int
     #: Bytes of stored images, each recording counted.
     bytes: int
+    #: Of the stored images those that are recorded as nearly the same as another.
+    near_duplicates: int = 0
     #: Images stored per second, over the last seconds.
     stored_per_second: float
     #: Bytes stored per second, over the last seconds.

@@ -65,6 +65,7 @@ class Reason(enum.StrEnum):
     TOO_SQUARE = "too_square"
     TOO_ELONGATED = "too_elongated"
     TOO_FEW_BYTES = "too_few_bytes"
+    NEAR_DUPLICATE = "near_duplicate"
     TRANSFORM_FAILED = "transform_failed"
     VERIFIER_TIMEOUT = "verifier_timeout"
     VERIFIER_DIED = "verifier_died"
@@ -151,6 +152,11 @@ TABLE: dict[Reason, Facts] = {
     Reason.TOO_SQUARE: Facts(_P, "the longer side is less than `--min-aspect-ratio` times the shorter", "a logo"),
     Reason.TOO_ELONGATED: Facts(_P, "the longer side is over `--max-aspect-ratio` times the shorter", "a banner"),
     Reason.TOO_FEW_BYTES: Facts(_P, "the file is smaller than `--min-bytes`", "a placeholder"),
+    Reason.NEAR_DUPLICATE: Facts(
+        _P,
+        "the image looks like one recorded before, and `--drop-near-duplicates` was given",
+        "the same photograph in another size",
+    ),
     Reason.TRANSFORM_FAILED: Facts(
         _P, "the image cannot be turned into what was asked for", "more pixels than the format can hold"
     ),

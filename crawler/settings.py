@@ -117,6 +117,15 @@ class Access(_Frozen, frozen=True, kw_only=True):
         return re.split(r"[/\s]", self.user_agent.strip(), maxsplit=1)[0] or "crawler"
 
 
+class NearDuplicates(_Frozen, frozen=True, kw_only=True):
+    """Which images are duplicates of one that was recorded before, and what becomes of them."""
+
+    #: Bits in which their perceptual hashes differ at most.
+    distance: int
+    #: Whether they are not kept, and their tasks fail.
+    drop: bool = False
+
+
 class Settings(_Frozen, frozen=True, kw_only=True):
     """All that a run is told, once, by `seed`; workers get it in the hello."""
 
@@ -128,3 +137,5 @@ class Settings(_Frozen, frozen=True, kw_only=True):
     #: Whether a lease brings the columns of its task's first entry, for a store that keeps them beside the image.
     with_columns: bool = False
     storage: Storage = Storage()
+    #: None where images are not compared. `Treatment.facts` must have `phash` where they are.
+    near_duplicates: NearDuplicates | None = None

@@ -52,6 +52,7 @@ class Summary:
             self.stored = counters.get("stored", 0)
             self.failed = counters.get("failed", 0)
             self.bytes = counters.get("bytes", 0)
+            self.near_duplicates = counters.get("near_duplicates", 0)
             self.reasons = [
                 ReasonCount(Reason(name), count, *view.example(name))
                 for name, count in sorted(view.reasons().items(), key=lambda item: -item[1])
@@ -95,6 +96,8 @@ class Summary:
         if self.seconds is not None:
             size += f" in {_duration(self.seconds)}"
         lines.append(f"{size}; images in {self.images}")
+        if self.near_duplicates:
+            lines.append(f"{self.near_duplicates:,} of the stored images are nearly the same as another of them")
         if self.ignored:
             lines.append(f"{' and '.join(self.ignored)} were ignored, as asked")
         lines += [f"{name} was not read to its end: its producer fell silent" for name in self.incomplete]

@@ -49,6 +49,11 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_modified: str | None = None
     facts: Facts | None = None
 
+    @property
+    def is_duplicate(self) -> bool:
+        """Tell whether the image was nearly the same as one before."""
+        return self.facts is not None and self.facts.duplicate_of is not None
+
 
 class Ended(NamedTuple):
     """A task that gets its record now."""
@@ -57,6 +62,11 @@ class Ended(NamedTuple):
     task_id: int
     reason: Reason | None
     body: Body
+
+    @property
+    def is_kept_duplicate(self) -> bool:
+        """Tell whether its image is stored, though it is nearly the same as another."""
+        return self.reason is None and self.body.is_duplicate
 
 
 class Delayed(NamedTuple):
@@ -333,10 +343,11 @@ class Changes:
         self._db.executemany("UPDATE tasks SET losses = losses + 1 WHERE id = ?", [(task,) for task in task_ids])
         self.drop_leases(tokens)
 
-    def record(self, ended: list[Ended], now: float) -> None:
-        """Give tasks their record."""
+    def record(self, ended: list[Ended], now: float) -> list[Ended]:
+        """Give tasks their record, and return what it says; of an image that has not changed what it said before."""
+        ended = [self._completed(end) for end in ended]
         records, tasks = [], []
-        for end in map(self._completed, ended):
+        for end in ended:
             self._seq += 1
             records.append((self._seq, end.task_id, end.reason, now, _encoder.encode(end.body)))
             tasks.append((end.body.attempts, end.token, self._seq, end.task_id))
@@ -346,6 +357,7 @@ class Changes:
         sql = "UPDATE tasks SET state = 2, due = NULL, attempts = ?, token = ?, seq = ? WHERE id = ?"
         self._db.executemany(sql, tasks)
         self.drop_leases([end.token for end in ended if end.token is not None])
+        return ended
 
     def _leave_backlog(self, ids: list[int]) -> None:
         """Forget that tasks are ready; before they move to another host."""
@@ -367,6 +379,8 @@ class Changes:
     def _count(self, end: Ended) -> None:
         self._counts["failed" if end.reason else "stored"] += 1
         self._counts["bytes"] += end.body.bytes or 0
+        if end.is_kept_duplicate:
+            self._counts["near_duplicates"] += 1
         if end.reason:
             self._counts[f"reason:{end.reason}"] += 1
 
@@ -438,5 +452,12 @@ def body_of(completion: Completion, attempts: int, worker: str, path: str | None
         format=completion.format,
         etag=completion.etag,
         last_modified=completion.last_modified,
-        facts=completion.facts,
+        facts=_undecided(completion.facts),
     )
+
+
+def _undecided(facts: Facts | None) -> Facts | None:
+    """Return facts without what the queue alone can say: of what another image is a duplicate."""
+    if facts is None or facts.duplicate_of is facts.duplicate_distance is None:
+        return facts
+    return msgspec.structs.replace(facts, duplicate_of=None, duplicate_distance=None)

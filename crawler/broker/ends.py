@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from crawler.broker.changes import NOT_MODIFIED, Body, Changes, Delayed, Ended, body_of
+from crawler.broker.duplicates import compared
 from crawler.broker.frontier import Held, Refused
 from crawler.broker.health import Says
 from crawler.broker.ledger import Ledger
@@ -70,6 +71,7 @@ class Ends:
         self._ledger = ledger
         self._terms = terms
         self._wake = wake
+        self._duplicates = compared(terms.base.settings, ledger.path.parent, ledger.view.hashes())
 
     def complete(self, session: str, completions: list[Completion]) -> list[int]:
         """Record how tasks ended: see TaskQueue."""
@@ -90,11 +92,17 @@ class Ends:
                 self._state.frontier.note(lease, Says.ANSWERED, "", self._state.now())
             finals = [self._final(by_token.pop(item.token), item, session) for item in held]
             stale = [(item.token, item.task_id) for item in by_token.values()]
-            commit = self._ledger.submit(lambda changes: self._write(changes, finals, [], stale))
+
+            def write(changes: Changes) -> tuple[list[Ended], set[int]]:
+                judged = self._duplicates.judge(changes.db, finals) if self._duplicates else finals
+                return changes.record(judged, self._state.now()), changes.ended_by(stale)
+
+            commit = self._ledger.submit(write)
             is_over = bool(held) and self._state.trouble.worked()
         if is_over:
             log.warning("images can be stored again")
-        return self._settle(held, finals, [], commit.result())
+        recorded, again = commit.result()
+        return self._settle(held, recorded, [], again)
 
     def _can_end(self, held: Held, completion: Completion, session: str) -> bool:
         is_open = completion.path is None or self._shards.takes(session, completion.path)

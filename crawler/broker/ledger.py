@@ -25,7 +25,7 @@ from crawler.broker.durability import Durability
 from crawler.broker.schema import prepare
 from crawler.broker.views import View
 from crawler.errors import OutUnusable, StorageFailed
-from crawler.room import is_full
+from crawler.room import FULL, is_full
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -181,7 +181,7 @@ class Ledger:
         while True:
             try:
                 results = self._transact(group)
-            except sqlite3.OperationalError as error:
+            except (sqlite3.OperationalError, OSError) as error:
                 self._roll_back()
                 if not self._is_full(error):
                     raise
@@ -191,8 +191,10 @@ class Ledger:
                 self._resume()
                 return results
 
-    def _is_full(self, error: sqlite3.OperationalError) -> bool:
+    def _is_full(self, error: sqlite3.OperationalError | OSError) -> bool:
         """Tell whether *error* says: no room now. Of a quota SQLite says only that it could not write."""
+        if isinstance(error, OSError):  # of what lies beside the ledger
+            return error.errno in FULL
         is_unwritten = error.sqlite_errorcode == sqlite3.SQLITE_IOERR_WRITE
         return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL or (is_unwritten and is_full(self.path.parent))
 

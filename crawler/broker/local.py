@@ -288,7 +288,7 @@ class LocalTaskQueue:
         found = self._ledger.change(lambda changes: revive(changes.db, choice, now, seqs))
         if found.counts and not choice.dry_run:
             with self._state.lock:
-                self._state.tally.revived(found.counts, found.size)
+                self._state.tally.revived(found.counts, found.size, found.near_duplicates)
                 self._state.frontier.forgive(found.hosts, now)
                 self._state.next_due = 0.0
             self._keeper.wake()
@@ -312,6 +312,7 @@ class LocalTaskQueue:
                 reasons={name: n for name, n in tally.reasons.most_common() if n > 0},
                 entries=tally.entries,
                 bytes=tally.bytes,
+                near_duplicates=tally.near_duplicates,
                 stored_per_second=images,
                 bytes_per_second=size,
                 status=self._state.status(),

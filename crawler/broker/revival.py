@@ -28,6 +28,8 @@ class Revived(NamedTuple):
     counts: Counter[str]
     #: Bytes of the images that do not count any more.
     size: int
+    #: How many of these are nearly the same as another.
+    near_duplicates: int
     #: Hosts of these tasks: they get a new chance.
     hosts: set[int]
 
@@ -46,10 +48,11 @@ def revive(db: sqlite3.Connection, choice: Choice, now: float, seqs: range = ALL
     """
     counts: Counter[str] = Counter()
     hosts: set[int] = set()
-    size = 0
+    size = duplicates = 0
     for batch in _chosen(db, choice, seqs):
         counts.update(found.reason or STORED for found in batch)
         size += sum(found.size for found in batch)
+        duplicates += sum(found.is_duplicate for found in batch)
         if choice.dry_run:
             continue
         hosts.update(host for found in batch for host in (found.host, found.home))
@@ -61,8 +64,8 @@ def revive(db: sqlite3.Connection, choice: Choice, now: float, seqs: range = ALL
         db.executemany(sql, [(now, found.home, found.task) for found in batch])
     if not choice.dry_run:
         _forgive(db, hosts)
-        _count(db, counts, size)
-    return Revived(counts, size, hosts)
+        _count(db, counts, size, duplicates)
+    return Revived(counts, size, duplicates, hosts)
 
 
 def refresh(db: sqlite3.Connection) -> int:
@@ -73,7 +76,7 @@ def refresh(db: sqlite3.Connection) -> int:
     """
     if db.execute("SELECT 1 FROM tasks WHERE state < 2 LIMIT 1").fetchone():
         return 0
-    size, last, tasks = 0, 0, 0
+    size, last, tasks, duplicates = 0, 0, 0, 0
     sql = (
         "SELECT r.seq, t.id, t.url, r.body FROM records r JOIN tasks t ON t.seq = r.seq"
         " WHERE r.seq > ? AND r.reason IS NULL"
@@ -81,12 +84,14 @@ def refresh(db: sqlite3.Connection) -> int:
     while rows := db.execute(f"{sql} ORDER BY r.seq LIMIT ?", (last, BATCH)).fetchall():
         last = rows[-1][0]
         tasks += len(rows)
-        size += sum(decode_body(blob).bytes or 0 for *_, blob in rows)
+        bodies = [decode_body(blob) for *_, blob in rows]
+        size += sum(body.bytes or 0 for body in bodies)
+        duplicates += sum(body.is_duplicate for body in bodies)
         change = "UPDATE tasks SET state = 0, host = ?, attempts = 0, losses = 0, hops = 0, target = NULL WHERE id = ?"
         ready = sorted((host_key(_name(url)), task) for _, task, url, _ in rows)
         db.executemany(change, ready)
         db.executemany("INSERT INTO backlog VALUES (?, ?)", ready)
-    _count(db, Counter({STORED: tasks}), size)
+    _count(db, Counter({STORED: tasks}), size, duplicates)
     return tasks
 
 
@@ -101,6 +106,8 @@ class _Found(NamedTuple):
     reason: str | None
     #: Bytes of its image.
     size: int
+    #: Whether that is stored, though nearly the same as another.
+    is_duplicate: bool
 
 
 def _chosen(db: sqlite3.Connection, choice: Choice, seqs: range) -> Iterator[list[_Found]]:
@@ -139,7 +146,7 @@ def _judge(row: Any, choice: Choice) -> _Found | None:
         return None
     if choice.hosts and not _is_at(target or url, choice.hosts):
         return None
-    return _Found(task, host, host_key(_name(url)), reason, body.bytes or 0)
+    return _Found(task, host, host_key(_name(url)), reason, body.bytes or 0, reason is None and body.is_duplicate)
 
 
 def _name(url: str) -> str:
@@ -157,10 +164,10 @@ def _forgive(db: sqlite3.Connection, hosts: set[int]) -> None:
     db.executemany("DELETE FROM robots WHERE host = ? AND reason IS NOT NULL", keys)
 
 
-def _count(db: sqlite3.Connection, counts: Counter[str], size: int) -> None:
+def _count(db: sqlite3.Connection, counts: Counter[str], size: int, duplicates: int) -> None:
     """Correct the ledger's counters."""
     failed = counts.total() - counts[STORED]
-    changes = {"failed": -failed, "stored": -counts[STORED], "bytes": -size}
+    changes = {"failed": -failed, "stored": -counts[STORED], "bytes": -size, "near_duplicates": -duplicates}
     changes |= {f"reason:{reason}": -n for reason, n in counts.items() if reason != STORED}
     sql = "UPDATE counters SET n = n + ? WHERE name = ?"
     db.executemany(sql, [(n, name) for name, n in changes.items() if n])

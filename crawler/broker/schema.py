@@ -13,7 +13,7 @@ SCHEMA = 2
 
 TABLES = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
--- name: entries, stored, failed, bytes, or reason:NAME
+-- name: entries, stored, failed, bytes, near_duplicates (of the stored), or reason:NAME
 CREATE TABLE counters(name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE lists(
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, next_line INTEGER NOT NULL DEFAULT 1, offset INTEGER NOT NULL DEFAULT 0,
@@ -45,6 +45,8 @@ CREATE INDEX unwell ON hosts(state) WHERE state > 0;
 CREATE TABLE robots(
     host INTEGER NOT NULL, origin TEXT NOT NULL, expires REAL NOT NULL, text BLOB, reason TEXT, detail TEXT,
     PRIMARY KEY (host, origin)) WITHOUT ROWID;
+-- perceptual hashes of images that are like none before, where images are compared; see duplicates.py
+CREATE TABLE likeness(hash INTEGER PRIMARY KEY, task INTEGER NOT NULL);
 -- every recording; the current one of a task is named by tasks.seq
 CREATE TABLE records(
     seq INTEGER PRIMARY KEY, task INTEGER NOT NULL, reason TEXT, finished REAL NOT NULL, body BLOB NOT NULL);
@@ -52,10 +54,11 @@ CREATE TABLE records(
 
 
 def _to_2(db: sqlite3.Connection) -> None:
-    """Give entries columns and tasks digests, and the backlog a table of its own in place of an index."""
+    """Give entries columns, tasks digests, images hashes, and the backlog a table of its own in place of an index."""
     db.execute("ALTER TABLE entries ADD COLUMN columns BLOB")
     db.execute("ALTER TABLE tasks ADD COLUMN digest TEXT")
     db.execute("ALTER TABLE tasks ADD COLUMN entry INTEGER")
+    db.execute("CREATE TABLE likeness(hash INTEGER PRIMARY KEY, task INTEGER NOT NULL)")
     db.execute(
         "CREATE TABLE ready(host INTEGER NOT NULL, task INTEGER NOT NULL, PRIMARY KEY (host, task)) WITHOUT ROWID"
     )

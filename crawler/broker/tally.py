@@ -29,6 +29,8 @@ class Tally:
         self.stored = counters.get("stored", 0)
         self.failed = counters.get("failed", 0)
         self.bytes = counters.get("bytes", 0)
+        #: Of the stored ones those that are nearly the same as another.
+        self.near_duplicates = counters.get("near_duplicates", 0)
         self.reasons: Counter[str] = Counter()
         for name, n in counters.items():
             if name.startswith("reason:"):
@@ -59,13 +61,15 @@ class Tally:
             else:
                 images += 1
                 size += end.body.bytes or 0
+                self.near_duplicates += end.is_kept_duplicate
         self.stored += images
         self.bytes += size
         self._recent.append((now, images, size))
         self._forget(now)
 
-    def revived(self, counts: Mapping[str, int], size: int = 0) -> None:
+    def revived(self, counts: Mapping[str, int], size: int = 0, near_duplicates: int = 0) -> None:
         """Count tasks that wait again: by the reason for which they failed, or as stored, with the *size* of these."""
+        self.near_duplicates -= near_duplicates
         failed = {reason: n for reason, n in counts.items() if reason != Outcome.STORED}
         self.reasons.subtract(failed)
         self.failed -= sum(failed.values())

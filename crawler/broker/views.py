@@ -183,6 +183,13 @@ class View:
         sql = f"SELECT t.id, e.columns FROM tasks t JOIN entries e ON e.id = t.entry WHERE t.id IN ({marks})"
         return dict(self._all(sql, *tasks))
 
+    def hashes(self, count: int = 10_000) -> Iterator[int]:
+        """Yield the perceptual hashes that images are compared with, signed, read *count* at a time."""
+        rows = self._all("SELECT hash FROM likeness ORDER BY hash LIMIT ?", count)
+        while rows:
+            yield from (row[0] for row in rows)
+            rows = self._all("SELECT hash FROM likeness WHERE hash > ? ORDER BY hash LIMIT ?", rows[-1][0], count)
+
     def next_due(self) -> float | None:
         """Return when the next delayed task that is not with the frontier becomes due, None where there is none."""
         row = self._all("SELECT due FROM tasks WHERE state = 1 AND due IS NOT NULL ORDER BY due LIMIT 1")

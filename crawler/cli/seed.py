@@ -11,6 +11,7 @@ import click
 from crawler import __version__
 from crawler.cli.common import Seconds, key_option, on_stop_signals, require_served
 from crawler.cli.disk import disk_options
+from crawler.cli.duplicates import duplicate_options, read_duplicates
 from crawler.cli.lists import beside, list_options, read_lists
 from crawler.cli.loudness import is_quiet, loudness
 from crawler.cli.storing import storage_of, storing
@@ -124,6 +125,7 @@ _PROXY_HELP = (
 @click.option("--max-pixels", type=_COUNT, default=64_000_000, show_default=True, help="Largest width x height.")
 @click.option("--formats", metavar="NAMES", callback=_formats, help="As jpeg,png. [jpeg,png,gif,webp,avif,bmp,tiff]")
 @treatment_options
+@duplicate_options
 @click.option("--attempts", type=_COUNT, default=3, show_default=True, help="Fetches per task.")
 @click.option("--allow-net", multiple=True, metavar="CIDR", callback=_networks, help="Allow beside public addresses.")
 @click.option("--ports", metavar="LIST", callback=_ports, default=_PORTS, show_default=True, help=_PORTS_HELP)
@@ -279,6 +281,7 @@ def _settings(options: dict[str, Any]) -> Any:
         ),
         treatment=read_treatment(options),
         storage=storage_of(options),
+        near_duplicates=read_duplicates(options),
     )
 
 

@@ -110,6 +110,7 @@ def _read(out: Any) -> dict[str, Any]:
             "reasons": view.reasons(),
             "entries": counters.get("entries", 0),
             "bytes": counters.get("bytes", 0),
+            "near_duplicates": counters.get("near_duplicates", 0),
             "lists_read": all(item.sealed for item in view.lists()),
             "hosts": msgspec.to_builtins(view.host_stats(time.time())),
         }
@@ -122,6 +123,8 @@ def _table(facts: dict[str, Any]) -> str:
     lines = [f"{name:<8} {facts[name]:>12,}" for name in names]
     if facts["held"]:
         lines[names.index("leased")] += f"   of these {facts['held']:,} held: fetched, and not recorded yet"
+    if facts["near_duplicates"]:
+        lines[names.index("stored")] += f"   of these {facts['near_duplicates']:,} nearly the same as another"
     if not facts["lists_read"]:
         lines.append("the lists have not been read to their end yet")
     if facts["running"]:

@@ -71,7 +71,10 @@ def read_treatment(options: dict[str, Any]) -> Any:
     """
     from crawler.treatment import Treatment
 
-    return Treatment(filters=_filters(options), transform=_transform(options), facts=options["facts"])
+    facts = options["facts"]
+    if options["near_duplicates"] is not None and "phash" not in facts:  # they are found by it
+        facts += ("phash",)
+    return Treatment(filters=_filters(options), transform=_transform(options), facts=facts)
 
 
 def _filters(options: dict[str, Any]) -> Any:
