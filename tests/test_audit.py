@@ -163,7 +163,7 @@ def test_orphans_are_counted_kept_and_swept(tmp_path: Path, site: Site) -> None:
     exit_status, facts = verified(tmp_path)
     assert (exit_status, facts["orphans"], facts["orphan_bytes"]) == (0, 2, len(CONTENT) + 4)
     told = run(tmp_path, "status", OUT, "--verify").stdout
-    assert "2 files without a record (0.0 MB), left by a crash: used when the same bytes come again" in told
+    assert "2 files without a record (0.0 MB), left by a crash, or dropped: used when the same bytes come again" in told
     assert len(files(tmp_path)) == len(kept) + 2
     exit_status, facts = verified(tmp_path, "--sweep")
     assert (exit_status, facts["orphans"], facts["swept"]) == (0, 2, True)

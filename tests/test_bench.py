@@ -93,3 +93,13 @@ def test_lines_go_through_their_points() -> None:
     assert [len(line) for line in points] == [3, 1]
     x = [float(point.split(",")[0]) for point in points[0]]
     assert x[1] - x[0] == pytest.approx(x[2] - x[1])
+
+
+def test_near_duplicates_are_judged_and_found(tmp_path: Path) -> None:
+    """The program ends where one that it planted is missed; what it measured is of the size that was asked for."""
+    program = load("likeness")
+    program.fill(tmp_path / "ledger.db", 200)
+    row = program.judge(tmp_path / "ledger.db", 200, 5, 300)
+    assert (row["size"], row["distance"]) == (200, 5)
+    wanted = program.images(200, 300, 5)
+    assert sum(original is not None for _, original in wanted) == 30

@@ -258,6 +258,16 @@ def test_dropped_over_a_kill_9(tmp_path: Path, site: Site) -> None:
     assert run(tmp_path, "status", "urls.crawl", "--verify").returncode == 0
 
 
+def test_what_was_dropped_can_be_had(tmp_path: Path, site: Site) -> None:
+    """Put back, and gone on with without the option, all is stored."""
+    write_list(tmp_path, *(site.url(f"/photo/{number}.jpg") for number in range(4)))
+    dropped = run(tmp_path, "seed", "urls.txt", *LOCAL, "--near-duplicates", "3", "--drop-near-duplicates")
+    assert "1 stored, 3 failed" in dropped.stdout
+    assert run(tmp_path, "retry", "urls.crawl", "--reason", "near_duplicate").returncode == 0
+    assert "4 stored, 0 failed" in run(tmp_path, "seed", "urls.txt", *LOCAL).stdout
+    assert run(tmp_path, "status", "urls.crawl", "--verify").returncode == 0
+
+
 def test_dropped_from_shards(tmp_path: Path, site: Site) -> None:
     """A shard is published without them."""
     write_list(tmp_path, *(site.url(f"/photo/{number}.jpg") for number in range(12)))

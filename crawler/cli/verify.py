@@ -81,7 +81,7 @@ class Verified(NamedTuple):
             return [f"{size} removed"]
         if self.running:
             return [f"{size}: just stored, or left by a crash"]
-        return [f"{size}, left by a crash: used when the same bytes come again; --sweep removes them"]
+        return [f"{size}, left by a crash, or dropped: used when the same bytes come again; --sweep removes them"]
 
     def _advice(self, out: Path) -> list[str]:
         lines = []
