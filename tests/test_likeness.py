@@ -39,12 +39,36 @@ def test_crowded(tmp_path: Path, distance: int, monkeypatch: pytest.MonkeyPatch)
     """Under one value of a chunk long chains, in several files."""
     monkeypatch.setattr(likeness, "BITS", 8)
     made = random.Random(distance)
-    hashes = {made.getrandbits(42) << 22 | 7 for _ in range(600)}
+    hashes = set(range(2000))
     middle = min(hashes)
     hashes |= {changed(middle, set(made.sample(range(64), made.randint(1, 14)))) for _ in range(200)}
     index = Likeness(tmp_path, hashes)
     for value in (middle, changed(middle, {3, 20, 40}), 7, 0, (1 << 64) - 1):
         assert index.find(value, distance) == by_force(hashes, value, distance)
+
+
+def chains(index: Likeness) -> list[int]:
+    """Return how many hashes are under each value of a chunk that has any."""
+    return [length(index, number) for number in index._newest if number]
+
+
+def length(index: Likeness, number: int) -> int:
+    """Return the nodes of a chain from the one of a number on."""
+    count, mask = 0, (1 << likeness.BITS) - 1
+    while number:
+        number = index._files[number >> likeness.BITS][2 * (number & mask) + 1]
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("shared", [range(22), range(22, 43)])
+def test_strangers_cannot_crowd_a_chunk(tmp_path: Path, shared: range) -> None:
+    """Whichever third of their bits hashes have in common, few of them are under any value of a chunk."""
+    made = random.Random(0)
+    common = sum(1 << bit for bit in shared)
+    index = Likeness(tmp_path, (made.getrandbits(64) & ~common for _ in range(2000)))
+    found = chains(index)
+    assert (sum(found), max(found) < 200) == (6000, True)  # three times 2000; unshuffled one chain would have 2000
 
 
 def test_it_grows_between_questions(tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ within some chunk, so only what is under chunks that are as near as that is comp
 as long as the logarithm of some million hashes.
 Source: Norouzi, Punjani, Fleet, Fast search in Hamming space with multi-index hashing, CVPR 2012.
 
+Strangers can choose the hashes of their images. So the bits are shuffled first, each time in another order: hashes that
+are not near one another cannot crowd under a chunk whose bits nobody knows, nor do those of pictures of one kind.
+
 What is under one chunk is a chain of nodes, the newest first, in files that are mapped and have no name: their pages
 are the system's to take back, so that the memory of this process stays as it is. The index is derived: who uses it
 fills it at each start.
@@ -17,9 +20,11 @@ import functools
 import itertools
 import mmap
 import os
+import random
 import tempfile
 from array import array
 from collections.abc import Iterable
+from operator import getitem
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +62,7 @@ class Likeness:
 
     def __init__(self, folder: Path, hashes: Iterable[int] = ()) -> None:
         self._folder = folder
+        self._shuffle = _Shuffle()
         #: The newest node under each value of a chunk, 0 where there is none.
         self._newest = array("I", bytes(4 * _VALUES))
         #: Of each node the hash, and the number of the one before it.
@@ -74,6 +80,7 @@ class Likeness:
         """
         if self._next + len(_CHUNKS) > len(self._files) << BITS:
             self._files.append(_map(self._folder, 16 << BITS))
+        value = self._shuffle.there(value)
         for shift, width, base in _CHUNKS:
             key = base + (value >> shift & (1 << width) - 1)
             number = self._next
@@ -90,6 +97,7 @@ class Likeness:
             value: A hash, here or not.
             distance: 0 to `MAX_DISTANCE`.
         """
+        value = self._shuffle.there(value)
         near: set[int] = set()
         newest, files, mask = self._newest, self._files, (1 << BITS) - 1
         for (shift, width, base), changes in zip(_CHUNKS, _probes(distance), strict=True):
@@ -101,7 +109,33 @@ class Likeness:
                     if (other ^ value).bit_count() <= distance:
                         near.add(other)
                     number = words[place + 1]  # noqa: PLW2901  (on along the chain)
-        return sorted(((other ^ value).bit_count(), other) for other in near)
+        return sorted(((other ^ value).bit_count(), self._shuffle.back(other)) for other in near)
+
+
+class _Shuffle:
+    """A change of the order of bits, by chance; it leaves distances as they are."""
+
+    def __init__(self) -> None:
+        order = list(range(64))
+        random.SystemRandom().shuffle(order)
+        self._there = _tables(order)
+        self._back = _tables([order.index(bit) for bit in range(64)])
+
+    def there(self, value: int) -> int:
+        """Return a hash in the new order."""
+        return sum(map(getitem, self._there, value.to_bytes(8, "little")))
+
+    def back(self, value: int) -> int:
+        """Return the hash that is *value* in the new order."""
+        return sum(map(getitem, self._back, value.to_bytes(8, "little")))
+
+
+def _tables(order: list[int]) -> list[list[int]]:
+    """Return for each byte of a hash, the lowest first, what each of its values becomes; bit n becomes bit order[n]."""
+    return [
+        [sum(1 << order[first + bit] for bit in range(8) if byte >> bit & 1) for byte in range(256)]
+        for first in range(0, 64, 8)
+    ]
 
 
 def _map(folder: Path, size: int) -> memoryview:
