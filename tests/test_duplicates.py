@@ -26,7 +26,7 @@ from crawler.model import Choice, Completion, Hello, Lease
 from crawler.reasons import Reason
 from crawler.settings import NearDuplicates, Settings
 from crawler.treatment import Treatment
-from tests.command import LOCAL, records, rows, run, running, status, write_list
+from tests.command import LOCAL, records, rows, run, running, served, status, write_list
 from tests.conftest import wait_until
 from tests.shards import listed, tars
 from tests.site import Site
@@ -256,6 +256,18 @@ def test_dropped_over_a_kill_9(tmp_path: Path, site: Site) -> None:
     left = list((tmp_path / "urls.crawl" / "images").rglob("*.jpg"))
     assert len(left) == 1
     assert run(tmp_path, "status", "urls.crawl", "--verify").returncode == 0
+
+
+def test_one_original_for_all_workers(tmp_path: Path, site: Site) -> None:
+    """Of two that store in place, and one whose images the coordinator stores."""
+    write_list(tmp_path, *(site.url(f"/slow/0.05/photo/{number}.jpg") for number in range(60)))
+    options = ("--near-duplicates", "3", "--drop-near-duplicates", "--workers", "2", "--per-host", "24")
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, *options) as seed:
+        served(tmp_path, "urls.crawl")
+        run(tmp_path, "worker", "urls.crawl", "--store", "none", "--processes", "1", "--threads", "8")
+        assert seed.wait(30) == 0, seed.stderr
+    found = current(tmp_path)
+    assert (len(found), len([one for one in found if one["outcome"] == "stored"])) == (60, 1)
 
 
 def test_what_was_dropped_can_be_had(tmp_path: Path, site: Site) -> None:
