@@ -256,3 +256,25 @@ def test_an_address_that_cannot_be_used(
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr
     assert site.requests == []
+
+
+@pytest.mark.parametrize("layout", ["files", "webdataset"])
+def test_near_duplicates_are_dropped(tmp_path: Path, site: Site, bucket: Bucket, layout: str) -> None:
+    """From a shard when it is published; as objects without a record they are swept."""
+    write_list(tmp_path, *urls(site, 12))
+    options = ("--near-duplicates", "3", "--drop-near-duplicates", "--format", layout)
+    done = run(tmp_path, "seed", "urls.txt", *LOCAL, "--store", f"s3://{bucket.name}/pre", *options)
+    assert done.returncode == 0, done.stderr
+    assert "1 stored, 11 failed" in done.stdout
+    swept = run(tmp_path, "status", "urls.crawl", "--verify", "--sweep", "--store", f"s3://{bucket.name}/pre")
+    assert swept.returncode == 0, swept.stderr
+    [kept] = [record for record in records(tmp_path, "urls.crawl") if record["outcome"] == "stored"]
+    images = [name for name in bucket.names() if "/." not in name]
+    if layout == "files":
+        assert images == [f"pre/{kept['path']}"]
+    else:
+        [shard] = images
+        (tmp_path / "00000.tar").write_bytes(bucket.get(shard))
+        assert [f"{shard}/{name}" for name in listed(tmp_path / "00000.tar") if name.endswith(".jpg")] == [
+            f"pre/{kept['path']}"
+        ]
