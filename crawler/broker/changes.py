@@ -361,8 +361,8 @@ class Changes:
 
     def _leave_backlog(self, ids: list[int]) -> None:
         """Forget that tasks are ready; before they move to another host."""
-        sql = "DELETE FROM backlog WHERE host = (SELECT host FROM tasks WHERE id = ?1) AND task = ?1"
-        self._db.executemany(sql, [(task,) for task in ids])
+        sql = "DELETE FROM backlog WHERE host = (SELECT host FROM tasks WHERE id = ?) AND task = ?"
+        self._db.executemany(sql, [(task, task) for task in ids])
 
     def _completed(self, end: Ended) -> Ended:
         """Return *end*; of an image that has not changed with what its last record says."""

@@ -62,8 +62,8 @@ def fill(path: Path, size: int) -> None:
 def write(db: Any, some: list[tuple[int, int]], encode: Any) -> None:
     """Write tasks and their records."""
     db.executemany(
-        "INSERT INTO tasks(id, host, state, attempts, seq, url) VALUES (?1, 1, 2, 1, ?1, 'http://h.test/' || ?1)",
-        [(task,) for task, _ in some],
+        "INSERT INTO tasks(id, host, state, attempts, seq, url) VALUES (?, 1, 2, 1, ?, ?)",
+        [(task, task, f"http://h.test/{task}") for task, _ in some],
     )
     rows = [(task, task, None, 0.0, encode(body(value))) for task, value in some]
     db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
