@@ -219,13 +219,17 @@ def test_nothing_is_loaded_late() -> None:
     """A verifier has all modules it needs for any image before the first one: in its sandbox it could open none."""
     program = """
 import pathlib, sys
-import crawler.consumer.verifier
+from crawler.consumer.messages import Setup
+from crawler.consumer.verifier import treat, warm_up
 from crawler.errors import ImageRefused
+from crawler.settings import Limits
+setup = Setup(limits=Limits())
+warm_up(setup)
 before = set(sys.modules)
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     with path.open("rb") as file:
         try:
-            crawler.consumer.verifier.verify(file, crawler.consumer.verifier.Limits())
+            treat(file, setup.limits, setup.treatment)
         except ImageRefused:
             pass
 print(sorted(set(sys.modules) - before))
