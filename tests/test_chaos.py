@@ -24,6 +24,9 @@ from tests.command import LOCAL, run, write_list
 from tests.conftest import ROOT
 from tests.site import Site
 
+#: It says nothing about the Python that it runs on.
+pytestmark = pytest.mark.once
+
 #: Seconds that a socket of a test waits; see `wait_until`.
 PATIENCE = 20.0
 

@@ -29,6 +29,9 @@ from tests.command import LOCAL, records, run, write_list
 from tests.conftest import ROOT, wait_until
 from tests.test_consumer import Bench, verifiers
 
+#: It says nothing about the Python that it runs on.
+pytestmark = pytest.mark.once
+
 #: Whether there is time for all that is promised, rather than for a part of it.
 LONG = os.environ.get("CRAWLER_LONG") == "1"
 #: Damaged fixtures that are tried.

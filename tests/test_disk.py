@@ -24,6 +24,9 @@ from tests.command import LOCAL, command, records, run, running, served, status,
 from tests.conftest import missing, wait_until
 from tests.site import Site
 
+#: It says nothing about the Python that it runs on.
+pytestmark = pytest.mark.once
+
 #: Bytes of the file systems that are filled.
 DISK = 24_000_000
 #: Raise an error whenever something below a folder named `images` is made durable.

@@ -15,6 +15,9 @@ from tests.command import LOCAL, records, run, running, served, status, write_li
 from tests.conftest import ROOT, free_port, missing, wait_until
 from tests.site import Site
 
+#: It says nothing about the Python that it runs on.
+pytestmark = pytest.mark.once
+
 FLEET = ROOT / "scripts" / "fleet"
 SMALL = ("--processes", "1", "--threads", "4")
 

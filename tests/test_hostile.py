@@ -31,6 +31,9 @@ from tests.raw import RawServer, Script, Talk
 from tests.site import Site
 from tests.speech import drip, silent
 
+#: It says nothing about the Python that it runs on.
+pytestmark = pytest.mark.once
+
 #: Seconds for a fetch that is to be cut.
 SHORT = 0.4
 #: Largest body; above every good image.

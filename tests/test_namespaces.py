@@ -46,6 +46,7 @@ LIFE, SKEW = 3.0, 3600.0
 LONG = 60.0
 
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         os.environ.get("CI") != "true" and os.environ.get("CRAWLER_LONG") != "1", reason="takes long: CRAWLER_LONG=1"

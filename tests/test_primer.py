@@ -14,6 +14,9 @@ import pytest
 
 from tests.conftest import ROOT, wait_until
 
+#: It says nothing about the Python that it runs on.
+pytestmark = pytest.mark.once
+
 PRIMER = ROOT / "scripts" / "primer"
 #: Seconds after which a program is taken to hang.
 LIMIT = 40.0
