@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import PIL.Image as Pillow
@@ -375,13 +377,19 @@ def test_same_transforms(tmp_path: Path, format: str, frames: Frames, size: int)
             with open(tmp_path / "made", "w+b") as made:
                 answer = talk.judge(path, made.fileno())
                 made.seek(0)
-                assert (path.name, *answer, made.read()) == (path.name, *treated(path, asked))
+                *facts, data = treated(path, asked)
+                assert (path.name, *answer, timeless(made.read())) == (path.name, *facts, timeless(data))
         assert talk.deaths == 0
     finally:
         talk.crew.close(0)
 
 
-def treated(path: Path, asked: Treatment) -> tuple[object, ...]:
+def timeless(data: bytes) -> bytes:
+    """Return *data* without the times at which an animated AVIF says it was made. Source: ISO/IEC 14496-12, 8.2.2."""
+    return re.sub(rb"(mvhd|tkhd|mdhd)(?:(\x00...).{8}|(\x01...).{16})", rb"\1\2\3", data, flags=re.DOTALL)
+
+
+def treated(path: Path, asked: Treatment) -> tuple[Any, ...]:
     """Return what is made of a file in this process, which nothing confines."""
     with path.open("rb") as file:
         try:
