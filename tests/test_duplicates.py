@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from crawler.broker.changes import Body, Ended
 from crawler.broker.duplicates import Duplicates, compared
+from crawler.broker.ended import Body, Ended
 from crawler.broker.ledger import Ledger
 from crawler.broker.likeness import Likeness
 from crawler.broker.local import LocalTaskQueue

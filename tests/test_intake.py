@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler.broker import changes, intake
-from crawler.broker.changes import Body, Changes, Ended
+from crawler.broker.changes import Changes
+from crawler.broker.ended import Body, Ended
+from crawler.broker.hosts import host_key
 from crawler.broker.schema import TABLES
 from crawler.model import Batch, Row
 from crawler.reasons import Reason
@@ -103,7 +105,7 @@ def test_the_hosts_of_what_was_moved_are_named(db: sqlite3.Connection) -> None:
     made = Changes(db)
     list_id = made.open_list("list", False).id
     put(made, list_id, 1, ["a1", "a2", "b1"])
-    assert made.sort_in() == {changes.host_key("a"), changes.host_key("b")}
+    assert made.sort_in() == {host_key("a"), host_key("b")}
     assert made.sort_in() == set()
     put(made, list_id, 4, ["c1", "a1"])
-    assert made.sort_in() == {changes.host_key("c")}
+    assert made.sort_in() == {host_key("c")}

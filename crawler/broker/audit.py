@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from crawler.broker.changes import decode_body
+from crawler.broker.ended import decode_body
 from crawler.broker.registry import STATES
 from crawler.broker.sessions import LOCAL
 from crawler.broker.state import MAX_SHOWN, OWN

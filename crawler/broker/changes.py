@@ -2,80 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import sqlite3
-import struct
 from collections import Counter
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
 
-from crawler.broker.hosts import Held
-from crawler.broker.intake import BACKLOG, SLICE, URLS, WAITING, Intake
-from crawler.facts import Facts
-from crawler.model import Batch, Completion, ListState, Row, Task
+from crawler.broker.ended import NOT_MODIFIED, Body, Delayed, Ended, decode_body, encode_body
+from crawler.broker.hosts import Held, host_key
+from crawler.broker.intake import BACKLOG, SLICE, WAITING, Intake
+from crawler.broker.urls import KnownUrls
+from crawler.model import Batch, ListState, Row, Task
 from crawler.reasons import Reason
 
 #: Bits of an entry's id that are its line.
 LINE_BITS = 40
-#: Status of a response that brings no image, because the one that is stored has not changed.
-NOT_MODIFIED = 304
 #: What a task is read from, as `task_of` takes it; one that is stored already has a record.
 TASK = (
     "t.id, t.url, t.target, t.hops, t.attempts, t.losses, t.digest, r.body FROM tasks t"
     " LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL"
 )
-#: Keys asked for in one statement.
-_KEYS = 500
-_from_bytes = struct.Struct(">q").unpack
-
-
-class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a record holds beside its columns."""
-
-    attempts: int
-    worker: str | None = None
-    detail: str | None = None
-    http_status: int | None = None
-    path: str | None = None
-    sha256: str | None = None
-    bytes: int | None = None
-    width: int | None = None
-    height: int | None = None
-    format: str | None = None
-    etag: str | None = None
-    last_modified: str | None = None
-    facts: Facts | None = None
-
-    @property
-    def is_duplicate(self) -> bool:
-        """Tell whether the image was nearly the same as one before."""
-        return self.facts is not None and self.facts.duplicate_of is not None
-
-
-class Ended(NamedTuple):
-    """A task that gets its record now."""
-
-    token: int | None
-    task_id: int
-    reason: Reason | None
-    body: Body
-
-    @property
-    def is_kept_duplicate(self) -> bool:
-        """Tell whether its image is stored, though it is nearly the same as another."""
-        return self.reason is None and self.body.is_duplicate
-
-
-class Delayed(NamedTuple):
-    """A task that is tried again later, perhaps at another host."""
-
-    token: int
-    task: Task
-    host: int
-    due: float
 
 
 class PutResult(NamedTuple):
@@ -90,23 +37,6 @@ class PutResult(NamedTuple):
     bad: int
     #: Hosts that have more in the backlog now.
     hosts: set[int]
-
-
-@functools.lru_cache(maxsize=1 << 15)
-def host_key(name: str) -> int:
-    """Return the 64-bit key, signed, under which a host's tasks are kept; a dot at the end makes no other host."""
-    return int(_from_bytes(blake2b(name.rstrip(".").encode(), digest_size=8).digest())[0])
-
-
-def url_key(url: str, salt: int) -> int:
-    """Return a 64-bit key, signed, under which a URL is found; another *salt* gives another key."""
-    if not salt:  # the same as without one, and all but one pair of URLs in 2^64 need no other
-        return int(_from_bytes(blake2b(url.encode(), digest_size=8).digest())[0])
-    return int(_from_bytes(blake2b(url.encode(), digest_size=8, salt=salt.to_bytes(2, "big")).digest())[0])
-
-
-_encoder = msgspec.msgpack.Encoder()
-decode_body = msgspec.msgpack.Decoder(Body).decode
 
 
 def task_of(row: Sequence[Any]) -> Task:
@@ -138,10 +68,9 @@ class Changes:
         self._task = self._one("SELECT ifnull(max(id), 0) FROM tasks")
         self._seq = self._one("SELECT ifnull(max(seq), 0) FROM records")
         self._counts: Counter[str] = Counter()
-        self._new_urls = Intake(db, URLS)
+        self._urls = KnownUrls(db)
         self._new_ready = Intake(db, BACKLOG)
-        self._urls_taken_up = False
-        self._kept = (self._task, self._seq, False)
+        self._kept = (self._task, self._seq)
         sql = (
             "SELECT host, id FROM tasks t WHERE id > ? AND state = 0"
             " AND NOT EXISTS (SELECT 1 FROM backlog b WHERE b.host = t.host AND b.task = t.id) ORDER BY host, id"
@@ -153,9 +82,9 @@ class Changes:
 
     def begin(self) -> None:
         """Forget what an unfinished transaction counted."""
-        self._task, self._seq, self._urls_taken_up = self._kept
+        self._task, self._seq = self._kept
         self._counts.clear()
-        self._new_urls.begin()
+        self._urls.begin()
         self._new_ready.begin()
 
     def finish(self) -> None:
@@ -165,8 +94,8 @@ class Changes:
 
     def committed(self) -> None:
         """Keep what the transaction counted."""
-        self._kept = (self._task, self._seq, self._urls_taken_up)
-        self._new_urls.committed()
+        self._kept = (self._task, self._seq)
+        self._urls.committed()
         self._new_ready.committed()
 
     @property
@@ -231,8 +160,8 @@ class Changes:
         rows: dict[str, Row] = {}
         for row in batch.rows:  # the first line of a URL speaks for it
             rows.setdefault(row.url, row)
-        self._take_up_urls()
-        known, free = self._look_up(list(rows))
+        self._urls.take_up(self._task)
+        known, free = self._urls.look_up(list(rows))
         new = [row for row in rows.values() if row.url in free]
         ids = self._add_tasks(list_id, new, free)
         known.update(ids)
@@ -248,7 +177,7 @@ class Changes:
     def _sort_in_what_is_too_much(self) -> set[int]:
         """Move rows for those that came while many wait; return the hosts that have more in the backlog."""
         hosts = set[int]()
-        for intake in (self._new_urls, self._new_ready):
+        for intake in (self._urls.new, self._new_ready):
             if (over := len(intake) - WAITING) > 0:
                 hosts |= intake.move(self._task, min(over, 2 * SLICE))
         return hosts
@@ -256,52 +185,6 @@ class Changes:
     def sort_in(self) -> set[int]:
         """Move some new tasks into the backlog; return the hosts that have more there."""
         return self._new_ready.move(self._task)
-
-    def _take_up_urls(self) -> None:
-        """Find the keys again that an earlier start had not sorted in: at the first put, for nobody else needs them."""
-        if self._urls_taken_up:
-            return
-        self._urls_taken_up = True
-        after = self._new_urls.mark()
-        while rows := self._db.execute(
-            "SELECT id, url FROM tasks WHERE id > ? ORDER BY id LIMIT ?", (after, SLICE)
-        ).fetchall():
-            after = rows[-1][0]
-            _, free = self._look_up([url for _, url in rows])
-            tasks = {url: task for task, url in rows}
-            self._new_urls.add(sorted((key, tasks[url]) for url, key in free.items()), self._task)
-
-    def _look_up(self, urls: list[str]) -> tuple[dict[str, int], dict[str, int]]:
-        """Return the tasks of the URLs that are known, and a free key for each of the others."""
-        known: dict[str, int] = {}
-        free: dict[str, int] = {}
-        salt = 0
-        while urls:  # a second round only for URLs whose key is another's, one pair in 2^64
-            keys: dict[int, str] = {}
-            clashes = [url for url in urls if keys.setdefault(url_key(url, salt), url) is not url]
-            for key, (task, holder) in self._hits(sorted(keys)).items():
-                url = keys.pop(key)
-                if holder == url:
-                    known[url] = task
-                    continue
-                clashes.append(url)
-                if holder in clashes:
-                    known[holder] = task
-                    clashes.remove(holder)
-            free.update((url, key) for key, url in keys.items())
-            urls, salt = clashes, salt + 1
-        return known, free
-
-    def _hits(self, keys: list[int]) -> dict[int, tuple[int, str]]:
-        hits = {}
-        for start in range(0, len(keys), _KEYS):
-            some = keys[start : start + _KEYS]
-            marks = ",".join("?" * len(some))
-            for table in ("temp.new_urls", "main.urls"):
-                sql = f"SELECT u.hash, t.id, t.url FROM {table} u JOIN tasks t ON t.id = u.task"
-                found = self._db.execute(f"{sql} WHERE u.hash IN ({marks})", some)
-                hits.update({key: (task, url) for key, task, url in found})
-        return hits
 
     def _add_tasks(self, list_id: int, rows: list[Row], keys: dict[str, int]) -> dict[str, int]:
         ids = {row.url: self._task + n for n, row in enumerate(rows, 1)}
@@ -311,7 +194,7 @@ class Changes:
             for row in rows
         ]
         self._db.executemany("INSERT INTO tasks(id, host, state, url, digest, entry) VALUES (?, ?, ?, ?, ?, ?)", values)
-        self._new_urls.add(sorted((keys[url], task) for url, task in ids.items()), self._task)
+        self._urls.add(keys, ids, self._task)
         sql = "SELECT host, id FROM tasks WHERE id > ? AND state = 0 ORDER BY host, id"
         self._new_ready.select(sql, (self._task - len(rows),), self._task)
         return ids
@@ -349,7 +232,7 @@ class Changes:
         records, tasks = [], []
         for end in ended:
             self._seq += 1
-            records.append((self._seq, end.task_id, end.reason, now, _encoder.encode(end.body)))
+            records.append((self._seq, end.task_id, end.reason, now, encode_body(end.body)))
             tasks.append((end.body.attempts, end.token, self._seq, end.task_id))
             self._count(end)
         self._db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", records)
@@ -435,29 +318,3 @@ class Changes:
 def _first(list_id: int, row: Row) -> int | None:
     """Return the id of the entry whose columns its task has, None where there are none."""
     return None if row.columns is None else list_id << LINE_BITS | row.line
-
-
-def body_of(completion: Completion, attempts: int, worker: str, path: str | None) -> Body:
-    """Return what a record keeps of a completion."""
-    return Body(
-        attempts=attempts,
-        worker=worker,
-        detail=completion.detail,
-        http_status=completion.http_status,
-        path=path,
-        sha256=completion.sha256,
-        bytes=completion.bytes,
-        width=completion.width,
-        height=completion.height,
-        format=completion.format,
-        etag=completion.etag,
-        last_modified=completion.last_modified,
-        facts=_undecided(completion.facts),
-    )
-
-
-def _undecided(facts: Facts | None) -> Facts | None:
-    """Return facts without what the queue alone can say: of what another image is a duplicate."""
-    if facts is None or facts.duplicate_of is facts.duplicate_distance is None:
-        return facts
-    return msgspec.structs.replace(facts, duplicate_of=None, duplicate_distance=None)

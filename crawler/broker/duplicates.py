@@ -28,7 +28,7 @@ from pathlib import Path
 
 import msgspec
 
-from crawler.broker.changes import NOT_MODIFIED, Body, Ended, decode_body
+from crawler.broker.ended import NOT_MODIFIED, Body, Ended, decode_body
 from crawler.broker.likeness import MAX_DISTANCE, Likeness
 from crawler.errors import OutUnusable, UsageError
 from crawler.reasons import Reason

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from crawler.broker.changes import NOT_MODIFIED, Body, Changes, Delayed, Ended, body_of
+from crawler.broker.changes import Changes
 from crawler.broker.duplicates import compared
+from crawler.broker.ended import NOT_MODIFIED, Body, Delayed, Ended, body_of
 from crawler.broker.frontier import Held, Refused
 from crawler.broker.health import Says
 from crawler.broker.ledger import Ledger

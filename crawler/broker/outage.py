@@ -8,7 +8,7 @@ and what its failures cost since the last answer is given back.
 
 from __future__ import annotations
 
-from crawler.broker.changes import Delayed, Ended
+from crawler.broker.ended import Delayed, Ended
 from crawler.broker.frontier import Held
 from crawler.model import Failure
 from crawler.reasons import Reason

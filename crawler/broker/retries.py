@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from crawler.broker.changes import Body, Delayed, Ended, host_key
+from crawler.broker.ended import Body, Delayed, Ended
 from crawler.broker.frontier import Held
 from crawler.broker.health import Says
+from crawler.broker.hosts import host_key
 from crawler.model import Failure
 from crawler.reasons import Class, Reason
 from crawler.settings import RetryPolicy

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from crawler.broker.changes import decode_body, host_key
+from crawler.broker.ended import decode_body
+from crawler.broker.hosts import host_key
 from crawler.model import Choice
 
 #: Records looked at, and tasks changed, at a time.

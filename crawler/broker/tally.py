@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
-from crawler.broker.changes import Ended
+from crawler.broker.ended import Ended
 from crawler.model import Outcome
 
 #: Seconds over which rates are taken.

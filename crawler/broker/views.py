@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from crawler import facts
-from crawler.broker.changes import LINE_BITS, TASK, Body, decode_body, task_of
+from crawler.broker.changes import LINE_BITS, TASK, task_of
+from crawler.broker.ended import Body, decode_body
 from crawler.broker.hosts import Facts
 from crawler.broker.registry import read_facts, read_paused
 from crawler.broker.schema import version

@@ -23,8 +23,8 @@ from typing import Any
 
 import msgspec
 
-from crawler.broker.changes import Body, Ended
 from crawler.broker.duplicates import Duplicates
+from crawler.broker.ended import Body, Ended
 from crawler.broker.ledger import Ledger
 from crawler.facts import Facts
 from crawler.settings import NearDuplicates
