@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.broker.ends import _PATH
+from crawler.broker.claims import PATH
 from crawler.consumer.store import About
 from crawler.consumer.store.named import NamedFileStore, stem
 from crawler.errors import StorageFailed
@@ -71,7 +71,7 @@ def test_no_url_makes_a_name_that_is_refused(host: str, path: str, task: int) ->
         made = stem(Task(id=task, url=f"http://{host}/{path}"), Naming.URL)
     except ValueError:  # such a URL is refused before it becomes a task
         return
-    assert _PATH.fullmatch("/".join(made) + ".jpg")
+    assert PATH.fullmatch("/".join(made) + ".jpg")
     assert all(len(part) < 200 for part in made)
     assert made[1].endswith(f"{task:09}")
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
-import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 
 from crawler.broker.changes import Changes
+from crawler.broker.claims import can_end, check_path, sound
 from crawler.broker.duplicates import compared
-from crawler.broker.ended import NOT_MODIFIED, Body, Delayed, Ended, body_of
+from crawler.broker.ended import Body, Delayed, Ended, body_of
 from crawler.broker.frontier import Held, Refused
 from crawler.broker.health import Says
 from crawler.broker.ledger import Ledger
@@ -25,33 +22,15 @@ from crawler.broker.registry import save_hosts, save_origins
 from crawler.broker.retries import LOCAL_PAUSE, judge, pause, says
 from crawler.broker.shards import Shards
 from crawler.broker.state import State
-from crawler.errors import CrawlerError, Stopped, StorageFailed, WireError
-from crawler.model import Completion, Failure, Finding, Outcome, Welcome
+from crawler.broker.terms import Terms
+from crawler.errors import Stopped, StorageFailed
+from crawler.model import Completion, Failure, Finding
 from crawler.reasons import Class, Reason
 
 log = logging.getLogger(__name__)
 
 #: Characters of a robots.txt that count. Source: RFC 9309, 2.5.
 MAX_RULES = 500 * 1024
-
-#: What a path in a store looks like: no empty part, none that begins with a dot.
-_PATH = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]*(?:/[0-9A-Za-z_-][0-9A-Za-z._-]*)*")
-
-
-class Terms(NamedTuple):
-    """What a queue tells its sessions, and how it checks that they see the store."""
-
-    #: What all sessions are told.
-    base: Welcome
-    #: Returns what a session wrote into its spool, None where nothing is there.
-    proof: Callable[[str], str | None]
-    #: Put before a completion's path in records: the store's place in OUT, "" where it is elsewhere.
-    prefix: str = ""
-    #: Whether to go on waiting for lists when all are read.
-    keep_open: bool = False
-    #: Seconds for which nothing may be stored through our own fault before `fail` is called.
-    pause_limit: float = 600.0
-    fail: Callable[[CrawlerError], None] = lambda error: None
 
 
 class Ends:
@@ -77,8 +56,7 @@ class Ends:
     def complete(self, session: str, completions: list[Completion]) -> list[int]:
         """Record how tasks ended: see TaskQueue."""
         for item in completions:
-            if item.path is not None and not _PATH.fullmatch(item.path):
-                raise WireError(f"{item.path[:80]!r} is no path in a store")
+            check_path(item)
         with self._state.lock:
             by_token = {item.token: item for item in completions}
             held = self._state.end(session, list(by_token))
@@ -107,13 +85,13 @@ class Ends:
 
     def _can_end(self, held: Held, completion: Completion, session: str) -> bool:
         is_open = completion.path is None or self._shards.takes(session, completion.path)
-        return is_open and _can_end(held, completion)
+        return is_open and can_end(held, completion)
 
     def retry(self, session: str, failures: list[Failure]) -> list[int]:
         """End leases whose fetch failed: see TaskQueue."""
         hops = self._terms.base.settings.limits.max_redirects + 1
         with self._state.lock:
-            by_token = {item.token: _sound(item, hops) for item in failures}
+            by_token = {item.token: sound(item, hops) for item in failures}
             held = self._state.end(session, list(by_token))
             faults = [by_token[item.token] for item in held]
             judged = [self._judge(by_token.pop(item.token), item, session) for item in held]
@@ -376,28 +354,3 @@ class Ends:
 def _seen(failure: Failure) -> str:
     """Return what a failure shows of its host, for people."""
     return f"{failure.reason}: {failure.detail}" if failure.detail else str(failure.reason)
-
-
-def _can_end(held: Held, completion: Completion) -> bool:
-    """Tell whether a lease can end like this: no robots.txt is stored, nor an image without its path, if it is new."""
-    is_new = not (held.task.etag or held.task.last_modified)
-    has_path = completion.path is not None or completion.outcome is Outcome.FAILED
-    return held.origin is None and (has_path or (completion.http_status == NOT_MODIFIED and not is_new))
-
-
-def _sound(failure: Failure, max_hops: int) -> Failure:
-    """Return *failure* with nothing in it that no worker of ours says: what it says must not hold up a queue."""
-    changes: dict[str, Any] = {"hops": min(max(failure.hops, 0), max_hops)}
-    if failure.retry_after is not None and not 0 <= failure.retry_after < math.inf:
-        changes["retry_after"] = None
-    if failure.moved_to is not None and not _is_url(failure.moved_to):
-        changes |= {"moved_to": None, "reason": Reason.BAD_REDIRECT, "detail": failure.moved_to[:200]}
-    return msgspec.structs.replace(failure, **changes)
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

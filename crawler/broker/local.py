@@ -12,7 +12,7 @@ from collections import Counter
 
 from msgspec.structs import replace
 
-from crawler.broker.ends import Ends, Terms
+from crawler.broker.ends import Ends
 from crawler.broker.frontier import FOREVER
 from crawler.broker.keeper import Keeper
 from crawler.broker.ledger import Ledger
@@ -20,6 +20,7 @@ from crawler.broker.revival import portions, revive
 from crawler.broker.sessions import LOCAL, Session, welcome
 from crawler.broker.shards import Shards
 from crawler.broker.state import OWN, State
+from crawler.broker.terms import Terms
 from crawler.errors import VersionMismatch
 from crawler.model import (
     PROTOCOL,
