@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from crawler.model import Stats
+from crawler.stats import Stats
 
 #: Seconds between plain lines.
 PLAIN_PAUSE = 10.0

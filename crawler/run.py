@@ -17,12 +17,13 @@ from crawler import descriptors
 from crawler.coordinator import Coordinator, Opening, Serving
 from crawler.errors import CrawlerError, Stopped, UsageError
 from crawler.join import Ended, Joining, greet
-from crawler.model import Role, Stats
+from crawler.model import Role
 from crawler.out import Hold, Out
 from crawler.processes import Crew
 from crawler.producer import Reading, Source
 from crawler.progress import Watch
 from crawler.room import await_room
+from crawler.stats import Stats
 from crawler.storing import place_of, written_by
 from crawler.summary import Summary
 from crawler.worker.outbox import unforeseen

@@ -16,11 +16,12 @@ from PIL import Image
 
 import crawler
 from crawler import ListUnreadable, OutUnusable, Summary, UsageError, crawl
-from crawler.model import Outcome, Stats
+from crawler.model import Outcome
 from crawler.out import Out
 from crawler.progress import Watch
 from crawler.reasons import Reason
 from crawler.settings import Politeness, RetryPolicy, Settings
+from crawler.stats import Stats
 from tests.command import LIMIT
 from tests.site import Site
 

@@ -30,6 +30,7 @@ HEIGHTS = {
     "crawler.room": 2,  # on disks
     "crawler.descriptors": 2,
     "crawler.model": 3,
+    "crawler.stats": 3.5,  # the status of a queue is of the model
     "crawler.slate": 2,  # what a child notes, for its parent
     "crawler.child": 3,  # one child and its pipe, for processes
     "crawler.broker": 4,  # the verbs; what stands beside that file is a backend
@@ -74,6 +75,7 @@ OUTSIDE = {
         "crawler.treatment",
         "crawler.facts",
         "crawler.model",
+        "crawler.stats",
         "crawler.processes",
         "crawler.producer.",
         "crawler.broker.",

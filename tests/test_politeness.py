@@ -9,9 +9,10 @@ import pytest
 
 from crawler.broker import ends, health
 from crawler.broker import outage as outages
-from crawler.model import Finding, Grant, HostState, Lease, Progress
+from crawler.model import Finding, Grant, Lease, Progress
 from crawler.reasons import Reason
 from crawler.settings import HostRule, Politeness
+from crawler.stats import HostState
 from tests.conftest import wait_until
 from tests.test_task_queue import Bench, failed, hello, lease, make, stored
 

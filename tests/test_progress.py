@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from crawler import progress
-from crawler.model import QueueStatus, Stats, WorkerStats
+from crawler.model import QueueStatus
 from crawler.progress import Bar, line
+from crawler.stats import Stats, WorkerStats
 from tests.conftest import wait_until
 
 

@@ -8,20 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from crawler.model import (
-    Batch,
-    Choice,
-    Completion,
-    Failure,
-    Finding,
-    Grant,
-    Hello,
-    ListState,
-    Part,
-    Progress,
-    Stats,
-    Welcome,
-)
+from crawler.model import Batch, Choice, Completion, Failure, Finding, Grant, Hello, ListState, Part, Progress, Welcome
+from crawler.stats import Stats
 
 
 class TaskQueue(Protocol):

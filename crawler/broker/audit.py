@@ -21,7 +21,7 @@ from crawler.broker.sessions import LOCAL
 from crawler.broker.state import MAX_SHOWN, OWN
 from crawler.broker.views import View
 from crawler.errors import StorageFailed
-from crawler.model import HostState, HostStats, HostWait
+from crawler.stats import HostState, HostStats, HostWait
 
 #: Records read at a time.
 BATCH = 1_000

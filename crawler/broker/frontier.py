@@ -25,7 +25,8 @@ from crawler.broker.health import Says
 from crawler.broker.hosts import Etiquette, Facts, Held, Host, SavedHost
 from crawler.broker.origins import FAILURE_LIFE, LIFE, Refusal, Rules, SavedOrigin
 from crawler.broker.window import Parked, Read, Wants, Window
-from crawler.model import COUNTER_BITS, HostState, Progress, Task
+from crawler.model import COUNTER_BITS, Progress, Task
+from crawler.stats import HostState
 
 __all__ = ["FOREVER", "Facts", "Frontier", "Held", "Host", "Read", "Refused", "Wants"]
 

@@ -19,7 +19,7 @@ import random
 
 import msgspec
 
-from crawler.model import HostState
+from crawler.stats import HostState
 
 #: Failures in a row after which a host is slowed down, and further after each as many more.
 SLOW_AFTER = 3

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from crawler.broker.health import Health, SavedHealth
 from crawler.broker.origins import Origin, Refusal, SavedOrigin, origin_of
-from crawler.model import HostState, Task
+from crawler.model import Task
 from crawler.reasons import Reason
 from crawler.settings import HostRule, Politeness
+from crawler.stats import HostState
 
 _SKIPPED = Refusal(Reason.HOST_SKIPPED, "skip in the file of --hosts")
 

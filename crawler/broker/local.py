@@ -35,9 +35,9 @@ from crawler.model import (
     ListState,
     Progress,
     QueueStatus,
-    Stats,
     Welcome,
 )
+from crawler.stats import Stats
 
 __all__ = ["LocalTaskQueue", "Terms"]
 

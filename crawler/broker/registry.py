@@ -12,8 +12,8 @@ import msgspec
 from crawler.broker.health import SavedHealth
 from crawler.broker.hosts import Facts, SavedHost
 from crawler.broker.origins import Refusal, SavedOrigin, parse
-from crawler.model import HostState
 from crawler.reasons import Reason
+from crawler.stats import HostState
 
 #: Reads all rows of a statement.
 Query = Callable[..., list[Any]]

@@ -16,7 +16,8 @@ from crawler.broker.outage import Outage
 from crawler.broker.sessions import LOCAL, Sessions
 from crawler.broker.tally import Tally
 from crawler.broker.trouble import Trouble
-from crawler.model import HostState, HostStats, HostWait, QueueStatus, Role, Welcome, WorkerStats
+from crawler.model import QueueStatus, Role, Welcome
+from crawler.stats import HostState, HostStats, HostWait, WorkerStats
 
 log = logging.getLogger(__name__)
 
