@@ -322,7 +322,7 @@ class Crawl(RuleBasedStateMachine):
 
     @rule()
     def give_back_expired(self) -> None:
-        expired = self.frontier.expired(self.now)
+        expired = self.frontier.leases.expired(self.now)
         late = [token for token, expires in self.expires.items() if expires <= self.now]
         assert sorted(expired) == sorted((self.held[token].session, token) for token in late)
         for _, token in expired:
@@ -372,7 +372,7 @@ class Crawl(RuleBasedStateMachine):
         for old in adopted:
             host, expires = self.disk.rows[old.task.id].host, self.now + LIFE
             self.frontier.adopt((old.token, host, old.task, old.session, expires))
-            held = self.frontier._held[old.token]
+            held = self.frontier.leases._held[old.token]
             assert (held.task, held.expires, held.host.key) == (old.task, expires, host)
             self.hold(held)
         taken = {held.task.id for held in self.held.values()}
@@ -411,11 +411,11 @@ class Crawl(RuleBasedStateMachine):
     def leases_are_counted(self) -> None:
         if hasattr(self, "frontier"):
             sessions = [held.session for held in self.held.values()]
-            assert self.frontier.leased() == len(sessions)
-            assert self.frontier.by_session() == {name: sessions.count(name) for name in sessions}
+            assert self.frontier.leases.count() == len(sessions)
+            assert self.frontier.leases.by_session() == {name: sessions.count(name) for name in sessions}
             for name in [*SESSIONS, "own", "nobody"]:
                 mine = [token for token, held in self.held.items() if held.session == name]
-                assert sorted(self.frontier.tokens(name)) == sorted(mine)
+                assert sorted(self.frontier.leases.tokens(name)) == sorted(mine)
 
     @invariant()
     def the_window_holds_no_task_twice(self) -> None:
@@ -440,7 +440,7 @@ class Crawl(RuleBasedStateMachine):
             self.settle()
             self.now += 10.0
         assert [row.task.id for row in self.disk.rows.values() if row.state != 2] == []
-        assert (self.frontier.leased(), self.frontier.queued()) == (0, 0)
+        assert (self.frontier.leases.count(), self.frontier.queued()) == (0, 0)
         self.now += 10_000.0
         for _ in range(2):  # hosts whose pause is over come back once more, to find that nothing is left
             self.lease("a", 1, 1)
@@ -514,7 +514,7 @@ def test_a_slot_frees_when_the_fetch_has_ended() -> None:
     assert frontier.lease("a", 9, 0.0) == []
     frontier.report("a", Progress(fetched=[first.token]), 0.0)
     assert ids(frontier.lease("a", 9, 0.0)) == [2]
-    assert frontier.leased() == 2
+    assert frontier.leases.count() == 2
 
 
 def test_the_next_start_waits_for_the_report_of_the_last_and_then_for_the_delay() -> None:
@@ -684,8 +684,8 @@ def test_a_transferred_lease_does_not_expire() -> None:
     fill(frontier, {1: tasks(1, 2)})
     first, second = frontier.lease("a", 2, 0.0)
     assert frontier.transfer("a", first.token, "own", 0.0) is first
-    assert frontier.expired(LIFE) == [("a", second.token)]
-    assert frontier.tokens("own") == [first.token]
+    assert frontier.leases.expired(LIFE) == [("a", second.token)]
+    assert frontier.leases.tokens("own") == [first.token]
 
 
 def test_the_window_has_a_bound_of_hosts(small: dict[str, int]) -> None:
@@ -760,9 +760,9 @@ def test_an_adopted_lease_is_not_read_again() -> None:
     frontier.resume([], 0.0)
     read_all(frontier, disk)
     assert ids(frontier.lease("b", 9, 0.0)) == [1, 3]
-    assert frontier.tokens("a") == [7]
-    assert frontier.expired(49.9) == []
-    assert frontier.expired(50.0) == [("a", 7)]
+    assert frontier.leases.tokens("a") == [7]
+    assert frontier.leases.expired(49.9) == []
+    assert frontier.leases.expired(50.0) == [("a", 7)]
 
 
 def test_tokens_of_a_later_start_are_greater() -> None:

@@ -118,7 +118,7 @@ class Ends:
     def learn(self, session: str, findings: list[Finding]) -> list[int]:
         """Take what robots.txt say: see TaskQueue."""
         with self._state.lock:
-            urls = {item.token: self._state.frontier.url_of(session, item.token) for item in findings}
+            urls = {item.token: self._state.frontier.leases.url_of(session, item.token) for item in findings}
         texts = {item.token: item.text[:MAX_RULES] for item in findings if urls[item.token]}
         rules = {token: parse(text, self._state.product, urls[token] or "") for token, text in texts.items()}
         with self._state.lock:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from crawler.broker.health import Says
 from crawler.broker.hosts import Etiquette, Facts, Held, Host, SavedHost
+from crawler.broker.leases import Leases
 from crawler.broker.origins import FAILURE_LIFE, LIFE, Refusal, Rules, SavedOrigin
 from crawler.broker.window import Parked, Read, Wants, Window
 from crawler.model import COUNTER_BITS, Progress, Task
@@ -63,7 +64,8 @@ class Frontier:
         self._window = Window(etiquette)
         self._turn: deque[Host] = deque()
         self._timers: list[tuple[float, int, Host]] = []
-        self._held: dict[int, Held] = {}
+        #: Those that are handed out.
+        self.leases = Leases()
         self._refused: list[Refused] = []
         self._parked: list[Parked] = []
         self._changed: dict[int, Host] = {}
@@ -164,27 +166,27 @@ class Frontier:
 
     def report(self, session: str, progress: Progress, now: float) -> None:
         """Take note of fetches that started and ended; tokens that *session* does not hold are passed over."""
-        for held in self._of(session, progress.started):
+        for held in self.leases.of(session, progress.started):
             self._start(held, now)
             self._consider(held.host, now)
-        for held in self._of(session, progress.fetched):
+        for held in self.leases.of(session, progress.fetched):
             self._free(held, now)
             self.note(held, Says.ANSWERED, "", now)
 
     def extend(self, session: str, tokens: list[int], now: float) -> list[int]:
         """Let leases live on; return those that *session* holds."""
-        kept = self._of(session, tokens)
+        kept = self.leases.of(session, tokens)
         for held in kept:
             held.expires = now + self.lease_life
         return [held.token for held in kept]
 
     def end(self, session: str, token: int, now: float) -> Held | None:
         """End the lease *token*; its task is *ending* until `settle`. None where *session* does not hold it."""
-        held = self._held.get(token)
-        if held is None or held.session != session:
+        held = self.leases.get(session, token)
+        if held is None:
             return None
         self._free(held, now)
-        del self._held[token]
+        self.leases.remove(held)
         held.host.held -= 1
         held.host.ending += 1
         return held
@@ -208,8 +210,8 @@ class Frontier:
 
     def transfer(self, session: str, token: int, to: str, now: float) -> Held | None:
         """Move a fetched lease to session *to*, where it does not expire. None where *session* does not hold it."""
-        held = self._held.get(token)
-        if held is None or held.session != session or held.origin is not None:
+        held = self.leases.get(session, token)
+        if held is None or held.origin is not None:
             return None
         held.session = to
         held.expires = FOREVER
@@ -218,46 +220,9 @@ class Frontier:
             self.note(held, Says.ANSWERED, "", now)
         return held
 
-    def expired(self, now: float) -> list[tuple[str, int]]:
-        """Return (session, token) of the leases that have run out."""
-        return [(held.session, held.token) for held in self._held.values() if held.expires <= now]
-
-    def holds(self, session: str, token: int) -> bool:
-        """Tell whether *session* holds the lease *token*."""
-        held = self._held.get(token)
-        return held is not None and held.session == session
-
-    def url_of(self, session: str, token: int) -> str | None:
-        """Return where the robots.txt is for which *session* holds the lease *token*, None where it holds none such."""
-        held = self._held.get(token)
-        return held.task.url if held is not None and held.session == session and held.origin is not None else None
-
-    def tokens(self, session: str) -> list[int]:
-        """Return the tokens that *session* holds."""
-        return [held.token for held in self._held.values() if held.session == session]
-
-    def tasks(self, session: str) -> set[int]:
-        """Return the ids of the tasks that *session* holds."""
-        return {held.task.id for held in self._held.values() if held.session == session}
-
     def queued(self) -> int:
         """Count the tasks in memory that wait."""
         return self._window.queued()
-
-    def leased(self) -> int:
-        """Count the tasks that are leased."""
-        return sum(1 for held in self._held.values() if held.origin is None)
-
-    def held(self) -> int:
-        """Count the leases whose fetch has ended: their tasks are about to be recorded."""
-        return sum(not held.busy for held in self._held.values())
-
-    def by_session(self) -> dict[str, int]:
-        """Count leases by session."""
-        counts: dict[str, int] = {}
-        for held in self._held.values():
-            counts[held.session] = counts.get(held.session, 0) + 1
-        return counts
 
     def next_wake(self) -> float:
         """Return the time at which a host that waits may start again, or infinity."""
@@ -374,12 +339,8 @@ class Frontier:
         self._hold(held)
         return held
 
-    def _of(self, session: str, tokens: list[int]) -> list[Held]:
-        found = (self._held.get(token) for token in tokens)
-        return [held for held in found if held is not None and held.session == session]
-
     def _hold(self, held: Held) -> None:
-        self._held[held.token] = held
+        self.leases.add(held)
         held.host.held += 1
         held.host.busy += 1
         held.host.unstarted += 1

@@ -175,7 +175,7 @@ class Keeper:
             now = state.now()
             for session in state.sessions.dead(now):
                 state.end_session(session)
-            for session, token in state.frontier.expired(now):
+            for session, token in state.frontier.leases.expired(now):
                 state.give_back(session, [token])
             closed = state.lists.close_silent(now - state.frontier.lease_life)
         for name in closed:

@@ -84,7 +84,7 @@ class LocalTaskQueue:
             now = self._state.now()
             session = self._state.sessions.open(hello, now)
             holds = self._state.frontier.extend(session.id, hello.holds, now)
-            self._state.give_back(session.id, list(set(self._state.frontier.tokens(session.id)) - set(holds)))
+            self._state.give_back(session.id, list(set(self._state.frontier.leases.tokens(session.id)) - set(holds)))
         return welcome(session, self._terms.base, holds)
 
     def prove(self, session: str) -> bool:
@@ -190,9 +190,11 @@ class LocalTaskQueue:
     def _grant(self, holder: Session, number: int, count: int, give_up: float) -> Grant | None:
         status, now = self._state.status(), self._state.now()
         if self._state.trouble.since is not None:  # one task at a time shows whether it is over
-            count = 0 if self._state.trouble.is_blocked else 1 - min(1, self._state.frontier.leased())
+            count = 0 if self._state.trouble.is_blocked else 1 - min(1, self._state.frontier.leases.count())
         if holder.outage.since is not None:  # the same, for this machine
-            count = min(count, int(now >= holder.outage.next_probe and not self._state.frontier.tokens(holder.id)))
+            count = min(
+                count, int(now >= holder.outage.next_probe and not self._state.frontier.leases.tokens(holder.id))
+            )
         held = self._state.frontier.lease(holder.id, count, now) if status is QueueStatus.OPEN and count else []
         self._refuse()
         if self._state.frontier.is_hungry() or (self._ledger.unsorted and self._state.frontier.has_room()):
@@ -234,7 +236,7 @@ class LocalTaskQueue:
     def is_held(self, session: str, token: int) -> bool:
         """Tell whether *session* holds the lease *token*."""
         with self._state.lock:
-            return self._state.frontier.holds(session, token)
+            return self._state.frontier.leases.get(session, token) is not None
 
     def transfer(self, session: str, token: int) -> bool:
         """Move a lease to the coordinator's own consumer, whose session is `OWN`; False where *session* lacks it."""
@@ -300,13 +302,13 @@ class LocalTaskQueue:
     def stats(self) -> Stats:
         """Count: see TaskQueue."""
         with self._state.lock:
-            tally, leased = self._state.tally, self._state.frontier.leased()
+            tally, leased = self._state.tally, self._state.frontier.leases.count()
             images, size = tally.rates(self._state.now())
             return Stats(
                 total=tally.total,
                 ready=max(0, tally.total - tally.done - tally.delayed - leased),
                 leased=leased,
-                held=self._state.frontier.held(),
+                held=self._state.frontier.leases.fetched(),
                 delayed=max(0, tally.delayed),
                 stored=tally.stored,
                 failed=tally.failed,
@@ -328,7 +330,7 @@ class LocalTaskQueue:
     def alive(self) -> set[str]:
         """Return the sessions that are connected, or hold leases."""
         with self._state.lock:
-            return {item.id for item in self._state.sessions} | set(self._state.frontier.by_session())
+            return {item.id for item in self._state.sessions} | set(self._state.frontier.leases.by_session())
 
     def drain(self, grace: float) -> None:
         """Hand out no more tasks; tell workers to end what they hold within *grace* seconds."""
@@ -346,7 +348,7 @@ class LocalTaskQueue:
     def wait_for_leases(self, seconds: float) -> bool:
         """Wait up to *seconds* until no task is leased; tell whether that is so."""
         with self._state.lock:
-            return self._state.lock.wait_for(lambda: not self._state.frontier.leased(), seconds)
+            return self._state.lock.wait_for(lambda: not self._state.frontier.leases.count(), seconds)
 
     def wait_for_workers(self, seconds: float) -> bool:
         """Wait up to *seconds* until all workers have left; tell whether that is so."""

@@ -72,4 +72,4 @@ class Shards:
     def leased(self, session: str) -> set[int]:
         """Return the tasks that *session* holds."""
         with self._state.lock:
-            return self._state.frontier.tasks(session)
+            return self._state.frontier.leases.tasks(session)

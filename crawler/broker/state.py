@@ -93,7 +93,7 @@ class State:
 
     def workers(self) -> list[WorkerStats]:
         """Count by worker."""
-        leased = self.frontier.by_session()
+        leased = self.frontier.leases.by_session()
         return [
             WorkerStats(machine=item.machine, leased=leased.get(item.id, 0), completed=item.completed)
             for item in self.sessions
@@ -155,7 +155,7 @@ class State:
 
     def end_session(self, session: str) -> None:
         """Forget a session; what it held is READY again."""
-        self.give_back(session, self.frontier.tokens(session))
+        self.give_back(session, self.frontier.leases.tokens(session))
         self.lists.orphan(session, self.now())
         self.sessions.close(session)
         self.lock.notify_all()
