@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from crawler.model import Role
 from crawler.out import Out
 from crawler.producer import Source, from_path, from_urls
 from crawler.progress import Watch
-from crawler.run import END_WAIT, THREADS, Conductor, Hands, Run, Stop, cores, seed, take
+from crawler.run import END_WAIT, THREADS, Conductor, Hands, Run, Stop, cores, seed
 from crawler.settings import Politeness, Settings
 from crawler.summary import Summary
 from crawler.worker import Plan, Worker
@@ -57,17 +56,7 @@ def crawl(
     source = _list_at(str(urls)) if isinstance(urls, str | Path) else from_urls(urls)
     opening = Opening(store, settings or _defaults(inline))
     run = Run([source], Out(Path(out)), opening, hands=Hands(workers=0 if inline else 1, threads=threads))
-    if not inline:
-        return seed(run, Stop(), watch or Watch())
-    began, stop = time.monotonic(), Stop()
-    with take(run, stop):
-        conductor = _Inline(run, stop, watch or Watch())
-        try:
-            conductor.begin()
-            conductor.conduct()
-        finally:
-            conductor.close()
-        return conductor.summary(time.monotonic() - began)
+    return seed(run, Stop(), watch or Watch(), _Inline if inline else Conductor)
 
 
 def _list_at(path: str) -> Source:

@@ -87,7 +87,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def seed(run: Run, stop: Stop, watch: Watch) -> Summary:
+def seed(run: Run, stop: Stop, watch: Watch, kind: type[Conductor] | None = None) -> Summary:
     """
     Read lists, serve the queues, and run until every task has its record.
 
@@ -95,6 +95,7 @@ def seed(run: Run, stop: Stop, watch: Watch) -> Summary:
         run: What to do.
         stop: Asked to end early.
         watch: Told how it stands.
+        kind: Conducts it, None for `Conductor`.
 
     Returns:
         What it came to.
@@ -104,8 +105,8 @@ def seed(run: Run, stop: Stop, watch: Watch) -> Summary:
         CrawlerError: It cannot begin or go on; the error says why. Nothing acknowledged is lost.
     """
     began = time.monotonic()
-    with take(run, stop):
-        conductor = Conductor(run, stop, watch)
+    with _take(run, stop):
+        conductor = (kind or Conductor)(run, stop, watch)
         try:
             conductor.begin()
             conductor.conduct()
@@ -114,7 +115,7 @@ def seed(run: Run, stop: Stop, watch: Watch) -> Summary:
         return conductor.summary(time.monotonic() - began)
 
 
-def take(run: Run, stop: Stop) -> Hold:
+def _take(run: Run, stop: Stop) -> Hold:
     """Take OUT for this process, when there is room to begin."""
     if run.hands.workers:
         descriptors.require(run.hands.threads)
