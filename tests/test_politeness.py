@@ -191,11 +191,13 @@ def test_robots_come_first_and_once(make: Callable[..., Bench]) -> None:
     (more,) = other.get()
     assert robots_of([more]) == [f"{A}:8080/robots.txt"]
     assert worker.ask().leases == []
+    assert bench.queue.stats().leased == 0  # no task is
     text = "User-agent: *\nDisallow: /closed/\n"
     assert worker.queue.learn(worker.session, [Finding(token=rules.token, text=text)]) == [rules.token]
     assert worker.queue.learn(worker.session, [Finding(token=rules.token, text=text)]) == []
     assert other.queue.learn(other.session, [Finding(token=more.token, text="")]) == [more.token]
     (one,) = worker.get(1)
+    assert bench.queue.stats().leased == 1
     worker.store([one])
     bench = make(robots=True)
     worker = hand(bench)

@@ -16,15 +16,16 @@ from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.broker.manager import QueueClient, QueueServer, Service
 from crawler.errors import CrawlerError, QueueUnavailable, UnknownSession, WireError
-from crawler.model import Completion, Download, Progress, QueueStatus
+from crawler.model import Completion, Download, Lease, Progress, QueueStatus, Task
 from crawler.reasons import Reason
 from crawler.settings import Access, Politeness, Settings
 from crawler.slate import Slate
 from crawler.worker import Plan, Worker
-from crawler.worker.crew import DownloaderCrew
-from crawler.worker.messages import Setup
+from crawler.worker.crew import DownloaderCrew, Heard
+from crawler.worker.messages import Events, Setup
 from crawler.worker.outbox import BATCH, Outbox
 from crawler.worker.sink import Ends
+from crawler.worker.threads import FetchThreads
 from tests.conftest import wait_until
 from tests.site import Site, most_at_once
 from tests.test_task_queue import Bench, failed, stored, terms
@@ -225,6 +226,34 @@ def noted(slate: Slate) -> set[int]:
         return set()
 
 
+def test_what_a_downloader_held_beside_a_task_that_is_given_up_costs_nothing(tmp_path: Path, site: Site) -> None:
+    """It is killed for the one; the other comes back as if it had not been started."""
+    lost: list[list[int]] = []
+    returned: list[Lease] = []
+    crew = DownloaderCrew(Setup(settings=SETTINGS, spool=str(tmp_path), threads=2), 1)
+    crew.start(Heard(lambda events: None, lost.append, returned.extend, lambda error: None))
+    try:
+        crew.feed([Lease(token=n, task=Task(id=n, url=site.url(f"/slow/30/photo/{n}.jpg"))) for n in (1, 2)])
+        wait_until(lambda: any(noted(child.slate) == {1, 2} for child in list(crew._crew._children.values())))
+        crew.drop([1])
+        wait_until(lambda: returned)
+        assert ([lease.token for lease in returned], lost) == ([2], [])
+    finally:
+        crew.close()
+
+
+def test_a_thread_takes_its_note_back(tmp_path: Path) -> None:
+    """What has ended is not charged to a task when its downloader dies later."""
+    notes: list[tuple[int, int]] = []
+    events: list[Events] = []
+    pool = FetchThreads(Settings(), tmp_path, 1, events.append, lambda thread, token: notes.append((thread, token)))
+    pool.start()
+    pool.feed([Lease(token=7, task=Task(id=1, url="http://127.0.0.1:9/refused.jpg"))])
+    wait_until(lambda: any(item.failures for item in events))
+    pool.close(5)
+    assert notes == [(0, 7), (0, 0)]
+
+
 def _held(rig: Rig) -> list[Any]:
     """Return the leases whose fetch is under way."""
     started = rig.started()
@@ -321,13 +350,25 @@ def test_ends_are_sent_in_batches(outbox: Box) -> None:
 
 
 def test_an_end_that_comes_alone_is_sent_at_once(outbox: Box) -> None:
-    """A batch is what has gathered, not what is waited for."""
+    """A batch is what gathers in a moment, not what is waited for."""
     box, sent, _ = outbox
     box.start()
     for token in (1, 2):
         box.put(stored(token, 1))
         assert box.flush(20)
     assert sent == [[1], [2]]
+
+
+def test_what_says_something_about_a_host_is_not_gathered(outbox: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue must know of it before it hands out more of the host; what has gathered goes with it."""
+    monkeypatch.setattr("crawler.worker.outbox.GATHER", 3600.0)
+    box, sent, _ = outbox
+    box.start()
+    box.put(stored(1, 1))
+    assert not box.flush(0.05)
+    box.put(failed(2, 1, Reason.TIMEOUT))
+    assert box.flush(20)
+    assert sent == [[2, 1]]
 
 
 def test_what_makes_sending_impossible_is_told_once(outbox: Box) -> None:
