@@ -18,7 +18,12 @@ The errors of crawler, one tree, and the exit status each one has at the command
 
 from __future__ import annotations
 
+import errno
+
 from crawler.reasons import Reason
+
+#: What a system says where there is no room now, for anybody or for this user.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CrawlerError(Exception):

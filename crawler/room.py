@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import tempfile
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from crawler.errors import Stopped, StorageFailed
+from crawler.errors import FULL, Stopped, StorageFailed
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +18,6 @@ log = logging.getLogger(__name__)
 BEGINNING = 1_000_000
 #: Seconds between two looks.
 TICK = 1.0
-#: Errors that say: no room now, for anybody or for this user.
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def await_room(folders: Sequence[Path], limit: float, stopped: Callable[[float], bool]) -> None:

@@ -24,8 +24,8 @@ from crawler.broker.checkpoints import MUCH, Checkpoints
 from crawler.broker.durability import Durability
 from crawler.broker.schema import prepare
 from crawler.broker.views import View
-from crawler.errors import OutUnusable, StorageFailed
-from crawler.room import FULL, is_full
+from crawler.errors import FULL, OutUnusable, StorageFailed
+from crawler.room import is_full
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

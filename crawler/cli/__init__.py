@@ -11,10 +11,10 @@ import click
 
 from crawler import __version__
 from crawler.cli.loudness import loudness
-from crawler.errors import CrawlerError, StorageFailed
+from crawler.errors import FULL, CrawlerError, StorageFailed
 
 #: Errors of a disk, wherever they are met.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+DISK = (*FULL, errno.EIO, errno.EROFS)
 #: Command to (what the list of commands says).
 COMMANDS = {
     "seed": "Read URL lists, crawl them, and keep images and records.",

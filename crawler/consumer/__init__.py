@@ -277,7 +277,8 @@ class Consumer:
         _tell(self._done, result)
         with self._changed:
             self._pending -= 1
-            self._changed.notify_all()
+            if not self._pending:  # whoever closes waits for that only
+                self._changed.notify_all()
 
     def _fail(self, error: CrawlerError) -> None:
         """Note that nothing can be stored any more, and say so once."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 
 import msgspec
 
-from crawler.errors import FetchError
+from crawler.errors import FULL, FetchError
 from crawler.model import Download
 from crawler.reasons import Reason
 
 #: Bytes copied at a time.
 CHUNK = 1 << 20
-#: Errors that say: no room now.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Outputs:
@@ -61,7 +58,7 @@ class Outputs:
                     size += len(data)
                     digest.update(data)
         except OSError as error:
-            reason = Reason.DISK_FULL if error.errno in _FULL else Reason.LOCAL_FAULT
+            reason = Reason.DISK_FULL if error.errno in FULL else Reason.LOCAL_FAULT
             raise FetchError(reason, f"cannot write {download.path}: {error.strerror}") from error
         finally:
             self.drop(number)

@@ -10,7 +10,7 @@ import time
 import requests
 from urllib3 import exceptions as urllib3_errors
 
-from crawler.errors import FetchError
+from crawler.errors import FULL, FetchError
 from crawler.reasons import Reason
 from crawler.worker.watchdog import Watch
 
@@ -82,7 +82,7 @@ def translate(error: Exception, watch: Watch, status: int | None = None) -> Fetc
 
 def _find_reason(causes: list[BaseException]) -> Reason:
     for cause in causes:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in FULL:
             return Reason.DISK_FULL
         # No server can cause these, nor any error that names a file.
         if isinstance(cause, OSError) and (cause.errno in LOCAL_FAULTS or cause.filename is not None):

@@ -16,15 +16,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from crawler.errors import FetchError, StorageFailed
+from crawler.errors import FULL, FetchError, StorageFailed
 from crawler.reasons import Reason
 
 log = logging.getLogger(__name__)
 
 #: Longest nonce that is read, in characters.
 MAX_NONCE = 1024
-#: Errors that say: no room now.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 #: Errors that say: this process or machine has reached a limit.
 _OWN_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -125,7 +123,7 @@ class Directory:
             yield
         except OSError as error:
             # 1. No room: may pass.
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise FetchError(Reason.DISK_FULL, str(error)) from error
             # 2. The download was swept under our hands, or this process has reached a limit; the store itself is well.
             is_swept = isinstance(error, FileNotFoundError) and os.path.isdir(self.root) and not path.exists()
