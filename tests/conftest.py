@@ -11,6 +11,11 @@ from typing import NoReturn
 
 import pytest
 
+from crawler.broker.ledger import Ledger
+from crawler.broker.local import LocalTaskQueue
+from crawler.broker.terms import Terms
+from crawler.model import Welcome
+from crawler.settings import Politeness, Settings
 from tests.site import Site
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,3 +67,15 @@ def missing(what: str) -> NoReturn:
     """Skip a test for want of *what*, or fail it in CI, where nobody would notice that it is never run."""
     tell = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
     tell(what)
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[LocalTaskQueue]:
+    """Return a queue in this process, which asks for no robots.txt."""
+    settings = Settings(politeness=Politeness(robots=False))
+    base = Welcome(session="", version="1.0", lease_life=60.0, store="/store", nonce="", settings=settings)
+    ledger = Ledger(tmp_path / "ledger.db", 0, lambda error: None)
+    local = LocalTaskQueue(ledger, Terms(base, lambda session: None, "images/"))
+    yield local
+    local.close()
+    ledger.close()

@@ -17,7 +17,6 @@ import requests
 from backports import zstd
 
 from crawler import producer
-from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.errors import ListUnreadable, UsageError
 from crawler.model import ListState, Role, Row
@@ -25,10 +24,9 @@ from crawler.producer import Picks, Reading, Source, _Rows, from_path, from_path
 from crawler.producer.entries import MAX_COLUMNS
 from crawler.producer.objects import MAX_VALUE
 from crawler.producer.tables import MAX_ROW
-from crawler.settings import Settings
 from tests.command import LOCAL, records, run
 from tests.site import Site
-from tests.test_task_queue import hello, terms
+from tests.test_task_queue import hello
 
 U, V, W = "http://a.com/1", "http://b.com/2", "http://c.com/3"
 CSV = f'id,url,text\n7,{U},one\n8,{V},"two, and\nmore"\n9,{W},\n'
@@ -366,15 +364,6 @@ def test_a_folder_without_a_list_is_told(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ gone on with
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[LocalTaskQueue]:
-    ledger = Ledger(tmp_path / "ledger.db", 0, lambda error: None)
-    local = LocalTaskQueue(ledger, terms(Settings()))
-    yield local
-    local.close()
-    ledger.close()
 
 
 def read(queue: LocalTaskQueue, source: Source, count: int | None = None) -> None:

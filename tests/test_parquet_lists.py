@@ -5,7 +5,6 @@ from __future__ import annotations
 import decimal
 import io
 import itertools
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from crawler import producer
-from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.errors import ListUnreadable, UsageError
 from crawler.producer import Picks, from_path, from_paths
-from crawler.settings import Settings
 from tests.command import LOCAL, records, run
 from tests.site import Site
 from tests.test_lists import THREE, U, V, W, bad, columns, entries, good, lines, read
-from tests.test_task_queue import terms
 
 
 def written(table: dict[str, Any] | pa.Table, **more: Any) -> bytes:
@@ -147,15 +143,6 @@ def test_a_damaged_page_ends_the_list_where_it_is(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ gone on with
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[LocalTaskQueue]:
-    ledger = Ledger(tmp_path / "ledger.db", 0, lambda error: None)
-    local = LocalTaskQueue(ledger, terms(Settings()))
-    yield local
-    local.close()
-    ledger.close()
 
 
 @pytest.mark.parametrize(("group", "count"), list(itertools.product([1, 3, 4, 100], range(5))))

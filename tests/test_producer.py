@@ -19,9 +19,8 @@ from crawler.producer import Reading, Source, _Rows, from_path, from_urls
 from crawler.producer.entries import MAX_LINE
 from crawler.producer.text import parse
 from crawler.producer.urls import canonical
-from crawler.settings import Settings
 from tests.command import rows, run, write_list
-from tests.test_task_queue import hello, terms
+from tests.test_task_queue import hello
 
 # ------------------------------------------------------------------ URLs
 
@@ -243,15 +242,6 @@ def test_a_list_that_is_a_folder_cannot_be_read(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ into a queue
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[LocalTaskQueue]:
-    ledger = Ledger(tmp_path / "ledger.db", 0, lambda error: None)
-    local = LocalTaskQueue(ledger, terms(Settings()))
-    yield local
-    local.close()
-    ledger.close()
 
 
 def read(queue: LocalTaskQueue, source: Source, stop: Callable[[], bool] = lambda: False) -> tuple[ListState, bool]:

@@ -7,7 +7,7 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -19,6 +19,20 @@ _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^/:\s]+):[0-9]{1,5}")
 key_option = click.option(
     "--key", metavar="DIR", help="Folder of the key, made by `crawler keygen`; goes with every HOST:PORT."
 )
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_options(*some: Callable[[F], F]) -> Callable[[F], F]:
+    """Return a decorator that gives a command *some* options, which are shown in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(some):
+            command = option(command)
+        return command
+
+    return add
+
 
 #: Most seconds that an option takes: a year. Of much longer waits, and of infinite ones, the system knows nothing.
 MAX_SECONDS = 31_536_000.0

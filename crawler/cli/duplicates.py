@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from crawler.cli.common import with_options
 from crawler.errors import UsageError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 #: Largest DISTANCE.
 MAX_DISTANCE = 11
 _DISTANCE_HELP = "Record which images differ in at most so many bits of their perceptual hashes from one before. [not]"
 
-_OPTIONS = (
+duplicate_options = with_options(
     click.option("--near-duplicates", type=click.IntRange(0, MAX_DISTANCE), metavar="DISTANCE", help=_DISTANCE_HELP),
     click.option("--drop-near-duplicates", is_flag=True, help="Do not keep them: their tasks fail."),
 )
-
-
-def duplicate_options(command: F) -> F:
-    """Give a command the options of this file."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def read_duplicates(options: dict[str, Any]) -> Any:

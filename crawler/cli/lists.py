@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from crawler.cli.common import with_options
 
 _COUNT = click.IntRange(min=0)
 _SHARE = click.FloatRange(min=0, max=1, min_open=True)
@@ -22,14 +21,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     return names
 
 
-def list_options(command: F) -> F:
-    """Add the options to a command; `read_lists` takes them."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-_OPTIONS = (
+list_options = with_options(
     click.option("--list-format", type=_FORMATS, help="What the lists are. [by their names]"),
     click.option("--url-column", metavar="NAME", help="Column of the URLs. [url]"),
     click.option("--columns", metavar="a,b|*", callback=_names, help="Columns to carry through; * for all."),

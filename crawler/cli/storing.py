@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from crawler.cli.common import Seconds
+from crawler.cli.common import Seconds, with_options
 from crawler.errors import UsageError
 
 _COUNT = click.IntRange(min=1)
 _FORMAT_HELP = "A file for each image; or shards: tars that `webdataset` reads, or parquet that `datasets` reads."
 _NAME_HELP = "What files are called: by content, by number of the task, or by URL."
 
-_OPTIONS = (
+storing = with_options(
     click.option(
         "--format",
         type=click.Choice(["files", "webdataset", "parquet"]),
@@ -28,13 +27,6 @@ _OPTIONS = (
     click.option("--shard-age", type=Seconds(min=0, min_open=True), help="Seconds after which one is closed. [3600]"),
     click.option("--caption-column", metavar="NAME", help="Column of the lists that goes beside images as text."),
 )
-
-
-def storing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def storage_of(options: dict[str, Any]) -> Any:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from crawler.cli.common import with_options
 from crawler.errors import UsageError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 #: Largest N of --resize.
 MAX_SIZE = 16_383
@@ -36,7 +34,7 @@ def _facts(context: click.Context, parameter: click.Parameter, value: str) -> tu
 _PIXELS = click.IntRange(min=1)
 _RATIO = click.FloatRange(min=1)
 
-_OPTIONS = (
+treatment_options = with_options(
     click.option("--min-width", type=_PIXELS, metavar="N", help="Pixels, as the file has them before EXIF turns it."),
     click.option("--max-width", type=_PIXELS, metavar="N", help="Pixels."),
     click.option("--min-height", type=_PIXELS, metavar="N", help="Pixels."),
@@ -53,13 +51,6 @@ _OPTIONS = (
     click.option("--frames", type=click.Choice(["first", "all"]), help="Of animations encoded anew. [first]"),
     click.option("--facts", metavar="KINDS", callback=_facts, default=KINDS, show_default=True, help=_FACTS_HELP),
 )
-
-
-def treatment_options(command: F) -> F:
-    """Give a command the options of this file."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def read_treatment(options: dict[str, Any]) -> Any:
