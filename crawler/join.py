@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from crawler.consumer.store.remote import is_address
 from crawler.errors import CrawlerError, UnknownSession, UsageError
 from crawler.model import PROTOCOL, Hello, QueueStatus, Role, Welcome
 from crawler.processes import child_main
+from crawler.scratch import Scratch
 from crawler.worker import Plan, Worker
 from crawler.worker.crew import DownloaderCrew
 from crawler.worker.messages import Setup
@@ -208,11 +207,8 @@ def _spool(store: AnyStore | None, session: str) -> Iterator[Path]:
             store.close()
             store.sweep(session)
         return
-    folder = Path(tempfile.mkdtemp(prefix="crawler-"))
-    try:
+    with Scratch() as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ------------------------------------------------------------------ a worker as a child of its coordinator

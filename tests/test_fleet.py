@@ -253,7 +253,7 @@ def test_sigterm_of_a_worker_gives_back(tmp_path: Path, site: Site) -> None:
 
 def test_a_stopped_coordinator_tells_its_workers(tmp_path: Path, site: Site) -> None:
     """They leave at once with 75, and do not wait for it to come back."""
-    write_list(tmp_path, *(site.url(f"/slow/0.2/photo/{n}.jpg") for n in range(60)))
+    write_list(tmp_path, *(site.url(f"/slow/0.2/photo/{n}.jpg") for n in range(600)))
     with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0") as seed:
         served(tmp_path, "urls.crawl")
         with running(tmp_path, "worker", "urls.crawl", *SMALL) as worker:

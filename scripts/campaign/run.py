@@ -76,12 +76,17 @@ class Outcome(NamedTuple):
 def kept_if_bad(is_good: list[bool]) -> Iterator[Path]:
     """Yield a folder that is kept, without its keys, unless *is_good* holds a True at the end."""
     folder = Path(tempfile.mkdtemp(prefix="crawler-campaign-"))
+    (folder / "temporary").mkdir()
+    # For the processes that are killed: what they leave goes with the campaign.
+    os.environ["TMPDIR"] = str(folder / "temporary")
     try:
         yield folder
     finally:
         if True not in is_good:
             kept = Path(tempfile.mkdtemp(prefix="crawler-campaign-failed-"))
-            shutil.copytree(folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("key", "run", "filler"))
+            shutil.copytree(
+                folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("key", "run", "filler", "temporary")
+            )
             print(f"everything is kept in {kept}", file=sys.stderr)
         disk.unmount(folder / "disk")
         shutil.rmtree(folder, ignore_errors=True)

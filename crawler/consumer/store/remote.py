@@ -13,8 +13,6 @@ import hashlib
 import logging
 import posixpath
 import re
-import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 from crawler.consumer.store import Found
 from crawler.errors import FetchError, UsageError
 from crawler.reasons import Reason
+from crawler.scratch import Scratch
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class Remote:
         self._fs, self._path = _reach(self.root)
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else tuple(self._fs.protocol)
         self._is_atomic = not OBJECTS.isdisjoint(protocols)
-        self._spools: dict[str, Path] = {}
+        self._spools: dict[str, Scratch] = {}
 
     def create(self) -> None:
         """Show that something can be written there and read back; raises OSError where it cannot."""
@@ -81,8 +80,8 @@ class Remote:
     def spool(self, session: str) -> Path:
         """Return the folder for the downloads of *session*, on this machine; only this user may look inside."""
         if session not in self._spools:
-            self._spools[session] = Path(tempfile.mkdtemp(prefix="crawler-"))
-        return self._spools[session]
+            self._spools[session] = Scratch()
+        return self._spools[session].path
 
     def prove(self, session: str, nonce: str) -> None:
         """Write *nonce* where `proof` finds it."""
@@ -98,8 +97,8 @@ class Remote:
 
     def sweep(self, session: str) -> None:
         """Remove the spool of *session*; what cannot be removed is left, and said."""
-        if (folder := self._spools.pop(session, None)) is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if (spool := self._spools.pop(session, None)) is not None:
+            spool.close()
         try:
             self._drop(_nonce(session))
         except OSError as error:

@@ -18,8 +18,6 @@ import io
 import itertools
 import logging
 import re
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +33,7 @@ from crawler.consumer.store.shards import Part, copy_samples, opened
 from crawler.consumer.store.tar import END, Sample, samples
 from crawler.consumer.store.writer import Item, Writer, shard_name
 from crawler.errors import StorageFailed
+from crawler.scratch import Scratch
 from crawler.storage import Format, Storage
 
 log = logging.getLogger(__name__)
@@ -146,7 +145,7 @@ class RemoteShardStore(Remote):
         self._storage = msgspec.structs.replace(storage, shard_count=min(storage.shard_count, HELD))
         self._shard = re.compile(rf"(\d{{5,}}){re.escape(storage.format.ending)}")
         self._writer: HoldingWriter | None = None
-        self._folder: Path | None = None
+        self._scratch: Scratch | None = None
         #: What was looked up last.
         self._known: tuple[str, dict[str, Sample]] = ("", {})
 
@@ -162,8 +161,8 @@ class RemoteShardStore(Remote):
 
     def begin(self, next_number: Callable[[], int]) -> None:
         """Let images be kept: see `ShardStore.begin`."""
-        self._folder = Path(tempfile.mkdtemp(prefix="crawler-shards-"))
-        self._writer = HoldingWriter(self._folder, self._storage, next_number, self._upload)
+        self._scratch = Scratch()
+        self._writer = HoldingWriter(self._scratch.path, self._storage, next_number, self._upload)
 
     def keep(self, path: Path, sha256: str, format: str, about: About) -> Future[str]:
         """Append an image to the open part: see `Store.keep`."""
@@ -180,8 +179,8 @@ class RemoteShardStore(Remote):
         """End this process's part in the store: see `Store.close`."""
         if self._writer is not None:
             self._writer.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.close()
 
     def _upload(self, number: int, path: Path) -> None:
         self._put(f".open/{number:05}.index", _index(path))
@@ -233,8 +232,8 @@ class RemoteShardStore(Remote):
 
     def _write_anew(self, source: str, shard: str, kept: list[Sample]) -> None:
         """Make a shard of some samples of a tar."""
-        with tempfile.TemporaryDirectory(prefix="crawler-") as folder:
-            old, new = Path(folder, "old"), Path(folder, "new")
+        with Scratch() as folder:
+            old, new = folder / "old", folder / "new"
             with self._plainly():
                 self._fs.get_file(self._at(source), str(old))
             if self._storage.format is Format.PARQUET:
@@ -262,8 +261,8 @@ class RemoteShardStore(Remote):
         elif self._storage.format is Format.PARQUET:
             from crawler.consumer.store.parquet import copy
 
-            with tempfile.TemporaryDirectory(prefix="crawler-") as folder:
-                new = Path(folder, "new")
+            with Scratch() as folder:
+                new = folder / "new"
                 copy(io.BytesIO(self._get(shard)), gone, new)
                 self._put_file(shard, new)
         else:

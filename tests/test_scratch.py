@@ -1,0 +1,140 @@
+"""Folders for temporary files: they go with their process, and what a kill leaves goes with the next start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from crawler.scratch import LOCK, Scratch
+from tests.command import LOCAL, records, run, running, served, write_list
+from tests.conftest import wait_until
+from tests.site import Site
+
+#: Makes a folder with a file in it, says where, and lives until its standard input ends.
+OWNER = """
+import sys
+from crawler.scratch import Scratch
+with Scratch() as folder:
+    (folder / "download").write_bytes(b"x" * 1000)
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder for temporary files, of this test alone."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+@contextmanager
+def owner() -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Have another process own a folder."""
+    words = [sys.executable, "-P", "-c", OWNER]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, Path(process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+def test_it_goes_when_it_is_closed(temporary: Path) -> None:
+    """With all that is in it; only this user may look inside."""
+    with Scratch() as folder:
+        assert folder.parent == temporary
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "download").write_bytes(b"x")
+    assert list(temporary.iterdir()) == []
+
+
+def test_it_may_be_closed_again(temporary: Path) -> None:
+    """The second time does nothing: not even to what got its name or its descriptor since."""
+    scratch = Scratch()
+    scratch.close()
+    other = os.open(temporary, os.O_RDONLY)
+    scratch.close()
+    os.close(other)
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_kill_left_goes_with_the_next(temporary: Path) -> None:
+    """The folder of a process that was killed is removed, those of processes that live stay, this one's too."""
+    with owner() as (_, kept), Scratch() as mine:
+        with owner() as (killed, left):
+            killed.kill()
+            killed.wait(20)
+        assert (left / "download").exists()
+        with Scratch() as folder:
+            assert sorted(temporary.iterdir()) == sorted([kept, mine, folder])
+        assert (kept / "download").exists()
+
+
+@pytest.mark.parametrize("kind", ["begun", "other", "link", "file"])
+def test_what_is_not_known_to_be_left_stays(temporary: Path, kind: str) -> None:
+    """A folder that is not locked yet, one of somebody else's with such a name, a link to one that could go, a file."""
+    named = temporary / "crawler-notes"
+    if kind == "file":
+        named.touch()
+    elif kind == "link":
+        elsewhere = temporary / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / LOCK).touch()
+        named.symlink_to(elsewhere)
+    else:
+        named.mkdir()
+        (named / {"begun": f"{LOCK}-new", "other": ".lock"}[kind]).touch()
+    before = sorted(temporary.rglob("*"))
+    Scratch().close()
+    assert sorted(temporary.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could remove what is another's")
+def test_what_another_user_left_stays(temporary: Path) -> None:
+    """It is theirs to remove."""
+    with owner() as (killed, left):
+        killed.kill()
+        killed.wait(20)
+    os.chown(left, 12345, 12345)
+    Scratch().close()
+    assert list(temporary.iterdir()) == [left]
+
+
+def test_where_nothing_can_be_locked(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems: folders are made and closed, and nobody's is swept."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with Scratch() as first, Scratch() as second:
+        assert sorted(temporary.iterdir()) == sorted([first, second])
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_killed_worker_leaves_its_downloads_to_the_next(tmp_path: Path, site: Site, temporary: Path) -> None:
+    """They are gone when it has begun, and its own at its end: nothing is left where temporary files go."""
+    write_list(tmp_path, *(site.url(f"/slow/0.2/photo/{n}.jpg") for n in range(24)))
+    worker = ("worker", "urls.crawl", "--store", "none", "--processes", "1", "--threads", "8")
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0") as seed:
+        served(tmp_path, "urls.crawl")
+        with running(tmp_path, *worker) as victim:
+            wait_until(lambda: [path for path in temporary.glob("crawler-*/*") if not path.name.startswith(LOCK)])
+            os.killpg(victim.pid, signal.SIGKILL)
+            victim.wait(20)
+        assert len(list(temporary.glob("crawler-*"))) == 1
+        done = run(tmp_path, *worker)
+        assert (done.returncode, seed.wait(30)) == (0, 0), done.stderr
+    assert list(temporary.iterdir()) == []
+    assert len(records(tmp_path, "urls.crawl")) == 24
