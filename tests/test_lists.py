@@ -161,6 +161,23 @@ def test_a_quote_that_is_not_closed_costs_its_own_row() -> None:
         assert len(good(found)) == 8_998
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", f"url,hash,text\nno link,,one\n{U},short,two\n,,three\n"),
+        (
+            "list.jsonl",
+            f'{{"url":1,"hash":"","text":"one"}}\n{{"url": "{U}", "hash": 1, "text": "two"}}\n{{"text": "three"}}',
+        ),
+    ],
+)
+def test_a_row_that_is_no_url_keeps_its_columns(name: str, text: str) -> None:
+    """So that whoever made the list finds it again."""
+    rows = entries(text, name, url_column="url", columns=("text",), digest_column="hash")
+    assert [sorted(bad([row])) for row in rows] == [[1], [2], [3]]
+    assert [columns(row)["text"] for row in rows] == ["one", "two", "three"]
+
+
 def test_what_is_not_utf_8_in_a_column_is_marked() -> None:
     """The image can be had all the same."""
     [row] = entries(b"url,text\n" + U.encode() + b",caf\xe9\n", columns=("text",))
@@ -210,7 +227,7 @@ def test_values_of_columns_keep_their_types(is_array: bool) -> None:
         (b"http://b.com/2", "it is no JSON"),
         (b"17", "neither an object nor a string"),
         (b'["http://b.com/2"]', "neither an object nor a string"),
-        (b'{"text": "x"}', "it has no `url`"),
+        (b'{"text": "x"}', "it has no URL"),
         (b'{"url": null}', "it has no URL"),
         (b'{"url": 7}', "its URL is no text but int"),
         (b'{"url": "http://b.com/\\ud800"}', "JSON"),

@@ -37,11 +37,12 @@ class Place:
         self._name = name
         self._unit = unit
 
-    def bad(self, number: int, why: str, text: str = "") -> Row:
+    def bad(self, number: int, why: str, text: str = "", columns: bytes | None = None) -> Row:
         """Return the entry of row *number*, which is no URL; *text* is what stands in its place."""
         # The mark keeps it from having the same text as a URL, whose task would be its own then.
         shown = text or f"({self._unit} {number} of {self._name})"
-        return Row(line=number, url=shown, host="", error=f"{self._path}, {self._unit} {number}: {why}")
+        error = f"{self._path}, {self._unit} {number}: {why}"
+        return Row(line=number, url=shown, host="", error=error, columns=columns)
 
     def entry(self, number: int, url: Any, digest: Any, columns: Mapping[str, Any] | None) -> Row:
         """
@@ -51,10 +52,11 @@ class Place:
             number: From 1.
             url: Text, or bytes of it; whatever else a list holds makes an entry that fails.
             digest: The same, for what the image must have; None and "" are none.
-            columns: Those that are carried through, None for none.
+            columns: Those that are carried through, None for none; an entry that fails has them too.
         """
-        text = ""
+        packed, text = None, ""
         try:
+            packed = None if columns is None else _packed(columns)
             text = _text(url)
             if not text:
                 raise ValueError("it has no URL")
@@ -62,11 +64,11 @@ class Place:
                 raise ValueError(f"its URL is longer than {MAX_LINE} bytes")
             found, host = canonical(text)
         except ValueError as error:
-            return self.bad(number, _why(error), show(text))
+            return self.bad(number, _why(error), show(text), packed)
         try:
-            wanted, packed = _digest(digest), None if columns is None else _packed(columns)
+            wanted = _digest(digest)
         except ValueError as error:
-            return self.bad(number, _why(error))
+            return self.bad(number, _why(error), columns=packed)
         return Row(line=number, url=found, host=host, digest=wanted, columns=packed)
 
 

@@ -48,12 +48,10 @@ class Values:
         if not isinstance(value, dict):
             return self._place.bad(number, "it is neither an object nor a string", text)
         layout = self._lay_out(value)
-        if layout.url not in value:
-            return self._place.bad(number, f"it has no `{layout.url}`")
         names = value if "*" in self._picks.columns else layout.carried
         columns = {name: value.get(name) for name in names if name != layout.url} if names else None
         digest = None if layout.digest is None else value.get(layout.digest)
-        return self._place.entry(number, value[layout.url], digest, columns)
+        return self._place.entry(number, value.get(layout.url), digest, columns)
 
     def _lay_out(self, value: dict[str, Any]) -> Layout:
         if self._layout is None and self._is_first:
