@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection, Pipe
-from multiprocessing.reduction import send_handle
+from multiprocessing.reduction import sendfds
 from pathlib import Path
 
 from crawler.slate import Slate, share
@@ -84,8 +84,9 @@ class Child:
                 return False
             try:
                 self.connection.send_bytes(message)
-                for fd in fds:
-                    send_handle(self.connection, fd, self.process.pid)
+                if fds:
+                    with socket_of(self.connection) as pipe:
+                        sendfds(pipe, list(fds))
             except OSError:
                 self.process.kill()
                 return False

@@ -122,7 +122,8 @@ class Crew:
         Args:
             child: Its number.
             message: What to send.
-            fds: Open descriptors to pass with it, in order; the caller keeps and closes his own.
+            fds: Open descriptors to pass with it, all at once and in order, at most 250; the caller keeps and closes
+                his own.
 
         Returns:
             False where the child is dead: its `on_death` comes or came.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crawler.consumer.jobs import Jobs
+from crawler.consumer.jobs import DEPTH, ENOUGH, Jobs
 from crawler.model import Download, Response, Task
 from crawler.reasons import Reason
 
@@ -30,21 +30,41 @@ class Book:
         for _ in range(count):
             self.jobs.take(DOWNLOAD)
 
-    def assign_all(self) -> list[tuple[int, int]]:
-        """Return (verifier, number of the job), as far as there is room."""
+    def assign_all(self) -> list[tuple[int, list[int]]]:
+        """Return (verifier, numbers of jobs), as far as there is room."""
         assigned = []
-        while (next_one := self.jobs.assign()) is not None:
-            assigned.append((next_one[0], next_one[1].number))
+        while (next_ones := self.jobs.assign()) is not None:
+            assigned.append((next_ones[0], [job.number for job in next_ones[1]]))
         return assigned
+
+    def judge(self, verifier: int, *numbers: int) -> None:
+        """Have jobs judged, in this order."""
+        for number in numbers:
+            assert self.jobs.judged(verifier, number) is not None
 
 
 def test_spread() -> None:
-    """Jobs go to the verifier that has fewest, two at most."""
+    """Jobs are shared evenly while there are few, and go to the verifier that has fewest."""
     book = Book(2)
     book.take(5)
-    assert book.assign_all() == [(1, 1), (2, 2), (1, 3), (2, 4)]
-    assert book.jobs.judged(2, 2) is not None
-    assert book.assign_all() == [(2, 5)]
+    assert book.jobs.is_movable()
+    assert book.assign_all() == [(1, [1, 2, 3]), (2, [4, 5])]
+    assert not book.jobs.is_movable()
+    book.take(1)
+    assert book.assign_all() == [(2, [6])]
+
+
+def test_refilled() -> None:
+    """A verifier gets as many as it has room for, and none while it has enough."""
+    book = Book(1)
+    book.take(2 * DEPTH)
+    assert book.assign_all() == [(1, list(range(1, DEPTH + 1)))]
+    book.judge(1, *range(1, DEPTH - ENOUGH + 1))
+    assert not book.jobs.is_movable()
+    assert book.assign_all() == []
+    book.judge(1, DEPTH - ENOUGH + 1)
+    assert book.jobs.is_movable()
+    assert book.assign_all() == [(1, list(range(DEPTH + 1, 2 * DEPTH - ENOUGH + 2)))]
 
 
 def test_lies() -> None:
@@ -60,13 +80,17 @@ def test_lies() -> None:
 def test_again_in_a_fresh_one() -> None:
     """A job whose verifier died goes to a fresh one only; those behind it go first wherever there is room."""
     book = Book(2)
-    book.take(6)
-    book.assign_all()
+    book.take(7)
+    assert book.assign_all() == [(1, [1, 2, 3, 4]), (2, [5, 6, 7])]
     assert book.jobs.died(1) is None
-    book.jobs.judged(2, 2)
-    assert book.assign_all() == [(2, 3)]
+    assert book.jobs.is_movable()
+    assert book.assign_all() == [(2, [2, 3, 4])]
+    assert not book.jobs.is_movable()
     book.jobs.add_verifier(3)
-    assert book.assign_all() == [(3, 1), (3, 5)]
+    assert book.jobs.is_movable()
+    assert book.assign_all() == [(3, [1])]
+    book.take(1)
+    assert book.assign_all() == [(3, [8])]
     lost = book.jobs.died(3)
     assert lost is not None
     assert (lost[0].number, lost[1]) == (1, Reason.VERIFIER_DIED)
@@ -98,47 +122,49 @@ def test_overdue_but_judged() -> None:
     assert book.jobs.judged(1, 1) is not None
     assert book.jobs.died(1) is None
     book.jobs.add_verifier(2)
-    assert book.assign_all() == [(2, 2)]
+    assert book.assign_all() == [(2, [2])]
     assert book.jobs.died(2) is None
     book.jobs.add_verifier(3)
-    assert book.assign_all() == [(3, 2)]
+    assert book.assign_all() == [(3, [2])]
 
 
 def test_withdrawn() -> None:
     """A job that was assigned and never sent is taken back, but not from a verifier that is dead."""
     book = Book(1)
-    book.take(2)
+    book.take(3)
     book.assign_all()
-    assert book.jobs.withdraw(1, 1) is None
     assert book.jobs.withdraw(1, 2) is not None
+    assert book.jobs.withdraw(1, 2) is None
+    book.judge(1, 1, 3)
+    book.take(1)
+    book.assign_all()
     book.jobs.died(1)
-    assert book.jobs.withdraw(1, 1) is None
+    assert book.jobs.withdraw(1, 4) is None
 
 
 def test_worn() -> None:
-    """A worn verifier gets no more jobs; when it has judged those it has, it is named once."""
+    """A worn verifier gets no more jobs; those it has go back, uncharged, when it has ended."""
     book = Book(2)
-    book.take(6)
-    book.assign_all()
+    book.take(4)
+    assert book.assign_all() == [(1, [1, 2]), (2, [3, 4])]
+    book.judge(1, 1)
     book.jobs.retire(1)
-    assert book.jobs.judged(1, 1) is not None
-    assert book.assign_all() == []
-    assert book.jobs.retired() == []
-    assert book.jobs.judged(1, 3) is not None
-    assert book.assign_all() == []
-    assert [book.jobs.retired(), book.jobs.retired()] == [[1], []]
+    book.take(1)
+    assert book.assign_all() == [(2, [5])]
     assert book.jobs.died(1) is None
+    assert book.assign_all() == [(2, [2])]
     book.jobs.add_verifier(3)
-    assert book.assign_all() == [(3, 5), (3, 6)]
+    book.judge(2, 3, 4, 5)
+    assert book.jobs.died(2) is None
+    assert book.assign_all() == [(3, [2])]
 
 
-def test_worn_and_dead() -> None:
-    """A worn verifier that dies over a job is a death like any other."""
+def test_worn_and_idle() -> None:
+    """A worn verifier without jobs leaves nothing."""
     book = Book(1)
-    book.take(2)
+    book.take(1)
     book.assign_all()
+    book.judge(1, 1)
     book.jobs.retire(1)
     assert book.jobs.died(1) is None
-    assert book.jobs.retired() == []
-    book.jobs.add_verifier(2)
-    assert book.assign_all() == [(2, 1), (2, 2)]
+    assert not book.jobs.is_movable()

@@ -20,7 +20,7 @@ import pytest
 import crawler.consumer
 from crawler.consumer import sandbox
 from crawler.consumer.image import treat
-from crawler.consumer.messages import Accepted, Order, Ready, Refused, Setup, decode_answer, encode
+from crawler.consumer.messages import Accepted, Orders, Ready, Refused, Setup, decode_answer, encode
 from crawler.errors import ImageRefused
 from crawler.facts import KINDS
 from crawler.processes import Crew
@@ -233,7 +233,7 @@ class Talk:
         """Return the verdict on a file; what is made of it is written to a descriptor."""
         number = len(self.answers)
         with path.open("rb") as file:
-            self.crew.send(self.crew.children()[0], encode(Order(number=number)), file.fileno(), *outputs)
+            self.crew.send(self.crew.children()[0], encode(Orders(numbers=[number])), file.fileno(), *outputs)
         wait_until(lambda: len(self.answers) > number)
         answer = self.answers[-1]
         assert isinstance(answer, Accepted | Refused)

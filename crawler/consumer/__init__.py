@@ -2,7 +2,7 @@
 Take downloads, have them verified, store them, say how their tasks ended.
 
     take ─▶ Jobs ─▶ feeder ─▶ verifier (child) ─▶ crew's thread ─▶ keepers (threads) ─▶ done
-                      └ job + open descriptor         └ verdict         └ store, or remove
+                      └ jobs + open descriptors       └ verdict         └ store, or remove
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from crawler.consumer.about import complete
 from crawler.consumer.jobs import Job, Jobs
-from crawler.consumer.messages import Accepted, Order, Ready, Refused, Setup, Verdict, decode_answer, encode
+from crawler.consumer.messages import Accepted, Orders, Ready, Refused, Setup, Verdict, decode_answer, encode
 from crawler.consumer.outputs import Outputs
 from crawler.consumer.store import EXTENSIONS, About, Store
 from crawler.errors import CrawlerError, FetchError, StorageFailed
@@ -106,8 +106,7 @@ class Consumer:
         self._jobs.take(download)
         with self._changed:
             self._pending += 1
-            self._is_news = True
-            self._changed.notify_all()
+        self._wake_feeder()
 
     def pending(self) -> int:
         """Return the number of downloads taken and not done."""
@@ -141,41 +140,48 @@ class Consumer:
         while self._wait_for_news():
             while (assigned := self._jobs.assign()) is not None:
                 self._send(*assigned)
-            for verifier in self._jobs.retired():
-                log.info("verifier %d has done its share and is replaced", verifier)
-                self._crew.kill(verifier)
             for verifier in self._jobs.overdue(IMAGE_WAIT):
                 self._crew.kill(verifier)
             if self._crew.hopeless:
                 self._fail(CrawlerError(f"verifiers cannot be started: {self._crew.why}"))
 
     def _wait_for_news(self) -> bool:
-        """Wait for a job, or room at a verifier, or a tick; False when closed."""
+        """Wait until something can be done, or a tick; False when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_news or self._is_closed, TICK)
             self._is_news = False
             return not self._is_closed
 
     def _wake_feeder(self) -> None:
-        with self._changed:
-            self._is_news = True
-            self._changed.notify_all()
+        if self._jobs.is_movable():
+            with self._changed:
+                self._is_news = True
+                self._changed.notify_all()
 
-    def _send(self, verifier: int, job: Job) -> None:
-        """Send a job; where the verifier is dead, its death gives the job back."""
+    def _send(self, verifier: int, jobs: list[Job]) -> None:
+        """Send jobs; where the verifier is dead, its death gives them back."""
+        numbers, descriptors = [], []
+        with contextlib.ExitStack() as opened:
+            for job in jobs:
+                descriptor = self._open(verifier, job)
+                if descriptor is not None:
+                    opened.callback(os.close, descriptor)
+                    numbers.append(job.number)
+                    descriptors += [descriptor, *self._outputs.open(job.number)]
+            if numbers:
+                self._crew.send(verifier, encode(Orders(numbers=numbers)), *descriptors)
+
+    def _open(self, verifier: int, job: Job) -> int | None:
+        """Return a descriptor of a job's download; where it cannot be read, None, and the job is over."""
         try:
-            descriptor = os.open(job.download.path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(job.download.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno == errno.EIO:
                 self._fail(StorageFailed(f"cannot read {job.download.path}: {error}"))
             if self._jobs.withdraw(verifier, job.number) is not None:
                 detail = f"cannot read the spool file: {error}"
                 self._outcomes.put((job, Refused(number=job.number, reason=Reason.INTERNAL, detail=detail)))
-            return
-        try:
-            self._crew.send(verifier, encode(Order(number=job.number)), descriptor, *self._outputs.open(job.number))
-        finally:
-            os.close(descriptor)
+            return None
 
     # ------------------------------------------------------------ what verifiers say: the crew's thread
 
@@ -207,7 +213,9 @@ class Consumer:
             self._crew.kill(verifier)
             return
         if verdict.is_worn:
+            log.info("verifier %d has done its share and is replaced", verifier)
             self._jobs.retire(verifier)
+            self._crew.kill(verifier)
         self._outcomes.put((job, verdict))
 
     def _on_death(self, verifier: int, _: set[int]) -> None:

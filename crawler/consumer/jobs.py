@@ -1,11 +1,11 @@
 """
 Which verifier has which download: the consumer's bookkeeping. Pure; every method holds the lock for a moment only.
 
-A verifier has up to two jobs, so that it never waits for the next; it works on them in order, so the first is the one
-that a death or an overrun is about. The second is innocent and goes back, uncharged.
+A verifier has some jobs, so that it never waits for the next and gets several at a time; it works on them in order, so
+the first is the one that a death or an overrun is about. The others are innocent and go back, uncharged.
 
     take ─▶ waiting ─▶ at a verifier ─ verdict ─▶ judged ─▶ done
-               ▲            │ death, second in line
+               ▲            │ death, not first in line
                └────────────┤
     again  ◀── death, once ─┤
       └──▶ at a fresh one   └ death twice, or too slow ─▶ judged
@@ -13,6 +13,7 @@ that a death or an overrun is about. The second is innocent and goes back, uncha
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -21,8 +22,10 @@ from collections.abc import Callable
 from crawler.model import Download
 from crawler.reasons import Reason
 
-#: Jobs that a verifier has at a time: one that it works on, one so that it never waits.
-DEPTH = 2
+#: Jobs that a verifier has at a time, at most.
+DEPTH = 8
+#: Jobs with which it gets no more yet: each message to it costs as much as some of its work.
+ENOUGH = 5
 
 
 class Job:
@@ -47,7 +50,7 @@ class _Desk:
         self.began = 0.0
         #: Number of the job that took too long, 0 while none did.
         self.overrun = 0
-        #: Whether it gets no more jobs, and is to be replaced when it has judged those it has.
+        #: Whether it judges no more, and is to be replaced.
         self.is_worn = False
 
 
@@ -74,28 +77,42 @@ class Jobs:
             self._taken += 1
             self._waiting.append(Job(self._taken, download))
 
+    def is_movable(self) -> bool:
+        """Tell whether `assign` would return something."""
+        with self._lock:
+            is_any_fresh = any(desk.is_fresh for desk in self._desks.values())
+            return bool((self._waiting and self._idle()) or (self._again and is_any_fresh))
+
     def add_verifier(self, verifier: int) -> None:
         """Let a verifier that is ready have jobs; once more changes nothing."""
         with self._lock:
             self._desks.setdefault(verifier, _Desk())
 
-    def assign(self) -> tuple[int, Job] | None:
+    def assign(self) -> tuple[int, list[Job]] | None:
         """
-        Give the next job to a verifier.
+        Give the next jobs to a verifier.
 
         Returns:
-            (verifier, job), to be sent in this order; None while there is no job or no room.
+            (verifier, jobs), to be sent in this order; None while there is no job or no room.
         """
         with self._lock:
             # A fresh verifier belongs to the job for which its forerunner died.
             fresh = next((number for number, desk in self._desks.items() if desk.is_fresh), None)
             if self._again and fresh is not None:
-                return fresh, self._put(fresh, self._again.popleft())
-            lengths = {number: len(desk.jobs) for number, desk in self._desks.items() if not desk.is_worn}
-            idle = min(lengths, key=lengths.__getitem__, default=None)
-            if not self._waiting or idle is None or lengths[idle] >= DEPTH:
+                return fresh, [self._put(fresh, self._again.popleft())]
+            idle = self._idle()
+            if not self._waiting or not idle:
                 return None
-            return idle, self._put(idle, self._waiting.popleft())
+            shortest = min(idle, key=idle.__getitem__)
+            # So many that all idle ones have the same in the end, but no more than there is room for.
+            share = min(DEPTH, math.ceil((len(self._waiting) + sum(idle.values())) / len(idle))) - idle[shortest]
+            share = min(share, len(self._waiting))
+            return shortest, [self._put(shortest, self._waiting.popleft()) for _ in range(share)]
+
+    def _idle(self) -> dict[int, int]:
+        """Return the verifiers that have too little, and how many jobs each has."""
+        lengths = ((number, len(desk.jobs)) for number, desk in self._desks.items() if not desk.is_worn)
+        return {number: length for number, length in lengths if length < ENOUGH}
 
     def _put(self, verifier: int, job: Job) -> Job:
         desk = self._desks[verifier]
@@ -120,12 +137,13 @@ class Jobs:
             return desk.jobs.popleft()
 
     def withdraw(self, verifier: int, number: int) -> Job | None:
-        """Take back the job that was assigned last and was not sent; None where the verifier's death was faster."""
+        """Take back a job that was assigned and not sent; None where the verifier's death was faster."""
         with self._lock:
             desk = self._desks.get(verifier)
-            if desk is None or not desk.jobs or desk.jobs[-1].number != number:
-                return None
-            return desk.jobs.pop()
+            job = next((job for job in desk.jobs if job.number == number), None) if desk else None
+            if desk and job:
+                desk.jobs.remove(job)
+            return job
 
     def died(self, verifier: int) -> tuple[Job, Reason] | None:
         """
@@ -137,6 +155,9 @@ class Jobs:
         with self._lock:
             desk = self._desks.pop(verifier, None)
             if desk is None or not desk.jobs:
+                return None
+            if desk.is_worn:
+                self._waiting.extendleft(reversed(desk.jobs))
                 return None
             if not desk.overrun:
                 return self._charge(desk)
@@ -156,18 +177,10 @@ class Jobs:
         return None
 
     def retire(self, verifier: int) -> None:
-        """Give a verifier no more jobs; when it has judged those it has, `retired` names it."""
+        """Give a verifier no more jobs: it is worn, and judges none of those it has. Its death charges nobody."""
         with self._lock:
             if verifier in self._desks:
                 self._desks[verifier].is_worn = True
-
-    def retired(self) -> list[int]:
-        """Return, once, the verifiers that got no more jobs and have none left; they are to be replaced."""
-        with self._lock:
-            idle = [number for number, desk in self._desks.items() if desk.is_worn and not desk.jobs]
-            for number in idle:
-                del self._desks[number]
-            return idle
 
     def overdue(self, limit: float) -> list[int]:
         """Return the verifiers that have worked on one job for more than *limit* seconds; they are to be killed."""

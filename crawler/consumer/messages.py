@@ -1,9 +1,9 @@
 """
 What a consumer and its verifiers say to each other over their pipe.
 
-A verifier gets a `Setup` and says `Ready` once. For each `Order`, which is followed by an open descriptor of the
-download, and of an empty file where images are transformed, it answers `Accepted` or `Refused`, in the order in which
-the orders came.
+A verifier gets a `Setup` and says `Ready` once. `Orders` are followed by open descriptors: for each number that of the
+download, and that of an empty file where images are transformed. It answers `Accepted` or `Refused` for each number, in
+this order, each as soon as it knows.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Setup(_Message, frozen=True, kw_only=True):
     treatment: Treatment = Treatment()
 
 
-class Order(_Message, frozen=True, kw_only=True):
-    """Verify the image in the descriptor that follows."""
+class Orders(_Message, frozen=True, kw_only=True):
+    """Verify the images in the descriptors that follow."""
 
-    #: Chosen by the consumer, comes back with the verdict.
-    number: int
+    #: One for each image, chosen by the consumer; it comes back with the verdict.
+    numbers: list[int]
 
 
 class Ready(_Message, frozen=True, kw_only=True, tag="ready"):
@@ -50,7 +50,7 @@ class Accepted(_Message, frozen=True, kw_only=True, tag="accepted"):
     image: Image
     #: About the image, as far as they are wanted and the file tells them.
     facts: Facts | None = None
-    #: Whether the verifier has done its share, or has grown: it wants to be replaced.
+    #: Whether the verifier has done its share, or has grown: it judges no more and is to be replaced.
     is_worn: bool = False
 
 
@@ -67,12 +67,12 @@ class Refused(_Message, frozen=True, kw_only=True, tag="refused"):
 Verdict = Accepted | Refused
 
 _encoder = msgspec.msgpack.Encoder()
-_order_decoder = msgspec.msgpack.Decoder(Order)
+_orders_decoder = msgspec.msgpack.Decoder(Orders)
 _setup_decoder = msgspec.msgpack.Decoder(Setup)
 _answer_decoder: msgspec.msgpack.Decoder[Ready | Verdict] = msgspec.msgpack.Decoder(Ready | Accepted | Refused)
 
 
-def encode(message: Setup | Order | Ready | Verdict) -> bytes:
+def encode(message: Setup | Orders | Ready | Verdict) -> bytes:
     """Return *message* as bytes for the pipe."""
     return _encoder.encode(message)
 
@@ -82,9 +82,9 @@ def decode_setup(data: bytes) -> Setup:
     return _setup_decoder.decode(data)
 
 
-def decode_order(data: bytes) -> Order:
-    """Return the order in *data*."""
-    return _order_decoder.decode(data)
+def decode_orders(data: bytes) -> Orders:
+    """Return the orders in *data*."""
+    return _orders_decoder.decode(data)
 
 
 def decode_answer(data: bytes) -> Ready | Verdict:

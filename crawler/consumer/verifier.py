@@ -14,21 +14,22 @@ import io
 import os
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import recv_handle
+from multiprocessing.reduction import recvfds
 
 import msgspec
 
+from crawler.child import socket_of
 from crawler.consumer import sandbox
 from crawler.consumer.image import treat
 from crawler.consumer.messages import (
     Accepted,
-    Order,
     Ready,
     Refused,
     Setup,
     Verdict,
-    decode_order,
+    decode_orders,
     decode_setup,
     encode,
 )
@@ -83,10 +84,10 @@ def hush() -> None:
 
 def serve(connection: Connection, setup: bytes) -> None:
     """
-    Answer orders until the pipe is closed.
+    Answer orders until the pipe is closed, or this verifier is worn.
 
     Args:
-        connection: Pipe to the consumer; descriptors follow each order.
+        connection: Pipe to the consumer; descriptors follow the orders.
         setup: Encoded `Setup`.
 
     Raises:
@@ -101,15 +102,23 @@ def serve(connection: Connection, setup: bytes) -> None:
     missing = sandbox.confine(room, file_size=told.limits.max_bytes if is_making else 0)
     connection.send_bytes(encode(Ready(missing=missing)))
     while True:
-        order = decode_order(connection.recv_bytes())
-        descriptor = recv_handle(connection)
-        output = recv_handle(connection) if is_making else None
-        sandbox.allow_cpu(CPU_SECONDS)
-        verdict = _judge(order, descriptor, output, told)
-        connection.send_bytes(encode(msgspec.structs.replace(verdict, is_worn=wear.count())))
+        numbers = decode_orders(connection.recv_bytes()).numbers
+        for number, files in zip(numbers, _receive_files(connection, len(numbers), 2 if is_making else 1), strict=True):
+            sandbox.allow_cpu(CPU_SECONDS)
+            verdict = msgspec.structs.replace(_judge(number, *files, setup=told), is_worn=wear.count())
+            connection.send_bytes(encode(verdict))
+            if verdict.is_worn:
+                return
 
 
-def _judge(order: Order, descriptor: int, output: int | None, setup: Setup) -> Verdict:
+def _receive_files(connection: Connection, count: int, each: int) -> Iterator[tuple[int, ...]]:
+    """Receive *each* descriptors for every one of *count* images."""
+    with socket_of(connection) as pipe:
+        descriptors = iter(recvfds(pipe, count * each))
+    return zip(*[descriptors] * each, strict=True)
+
+
+def _judge(number: int, descriptor: int, output: int | None = None, *, setup: Setup) -> Verdict:
     """Verify the image in *descriptor*, write what is made of it to *output*, and close both."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(descriptor, "rb"))
@@ -122,10 +131,10 @@ def _judge(order: Order, descriptor: int, output: int | None, setup: Setup) -> V
             facts = made.facts
             if facts is not None and "image" in setup.treatment.facts:
                 facts = msgspec.structs.replace(facts, decode_seconds=round(time.perf_counter() - began, 4))
-            return Accepted(number=order.number, image=made.image, facts=facts)
+            return Accepted(number=number, image=made.image, facts=facts)
         except ImageRefused as error:
             reason, detail = _blame(error)
-            return Refused(number=order.number, reason=reason, detail=detail[:MAX_DETAIL])
+            return Refused(number=number, reason=reason, detail=detail[:MAX_DETAIL])
 
 
 def _write(file: io.FileIO, data: bytes) -> None:
