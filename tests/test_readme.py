@@ -118,13 +118,21 @@ def test_exit_statuses_of_all_errors_are_told() -> None:
     assert {error.exit_status for error in errors if issubclass(error, Exception)} <= told
 
 
-def test_every_guarantee_names_tests_that_are_there() -> None:
+@pytest.mark.parametrize("title", ["Guarantees", "Beside other programs"])
+def test_every_row_names_tests_that_are_there(title: str) -> None:
     """By file and function."""
-    for promise, _, shown in table("Guarantees"):
+    for what, *_, shown in table(title):
         named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", shown)
-        assert named, promise
+        assert named, what
         for file, function in named:
             assert f"def {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{function}"
+
+
+def test_every_row_has_a_cell_for_each_program() -> None:
+    """Also where nothing was found."""
+    head, *rows = (line for line in section("Beside other programs").splitlines() if line.startswith("|"))
+    assert {row.replace("\\|", "").count("|") for row in rows} == {head.count("|")}
+    assert all(all(cells) for cells in table("Beside other programs"))
 
 
 def test_every_module_has_its_place_in_the_layout() -> None:
