@@ -17,6 +17,7 @@ from crawler.errors import ImageRefused
 from crawler.model import Image
 from crawler.reasons import Reason
 from crawler.settings import Limits
+from crawler.treatment import Transform, Treatment
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
@@ -33,10 +34,14 @@ def made(rows: list[bytes], width: int, height: int, depth: int = 8, colour: int
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
-def judge(content: bytes) -> Image | Reason:
+#: Those who look at pixels.
+PIXELS_USED = (Treatment(transform=Transform(size=8)), Treatment(facts=("phash",)))
+
+
+def judge(content: bytes, treatment: Treatment | None = None) -> Image | Reason:
     """Return the facts about an image, or why it is refused."""
     try:
-        return image.verify(io.BytesIO(content), Limits())
+        return image.treat(io.BytesIO(content), Limits(), treatment or Treatment()).image
     except ImageRefused as error:
         return error.reason
 
@@ -72,6 +77,16 @@ def test_missing_rows(parts: int) -> None:
     rows = [b"\0" + bytes(range(30))] * 10
     assert isinstance(judge(made(rows, 10, 10, parts=parts)), Image)
     assert judge(made(rows[:-1], 10, 10, parts=parts)) is Reason.IMAGE_TRUNCATED
+
+
+@pytest.mark.parametrize("colour", [0, 2, 4, 6])
+@pytest.mark.parametrize("shown", [b"\0", b"\x01"])
+@pytest.mark.parametrize("treatment", PIXELS_USED)
+def test_missing_rows_where_pixels_are_used(treatment: Treatment, shown: bytes, colour: int) -> None:
+    """The same where pixels are made of them, also of an image that is black to its last row."""
+    rows = [b"\0" + shown * (10 * png.SAMPLES[colour])] * 10
+    assert isinstance(judge(made(rows, 10, 10, colour=colour), treatment), Image)
+    assert judge(made(rows[:-1], 10, 10, colour=colour), treatment) is Reason.IMAGE_TRUNCATED
 
 
 @pytest.mark.parametrize("place", [0, 5, 9])
@@ -122,6 +137,23 @@ def test_refuses_what_a_full_decode_refuses(corpora: Path) -> None:
             refused += isinstance(judge(mended), Reason)
     assert tried > 50
     assert refused == tried
+
+
+@pytest.mark.parametrize("treatment", PIXELS_USED)
+def test_no_more_passes_where_pixels_are_used(treatment: Treatment, corpora: Path) -> None:
+    """What is refused of damaged files is refused as well where their pixels are made."""
+    chance = random.Random(8)
+    files = [path for path in sorted((corpora / "pngsuite").glob("*.png")) if path.stat().st_size < 20_000]
+    refused = 0
+    for path in files:
+        for _ in range(8):
+            content = bytearray(path.read_bytes())
+            content[chance.randrange(8, len(content))] = chance.randrange(256)
+            mended = _with_checksums(bytes(content))
+            if isinstance(judge(mended), Reason):
+                refused += 1
+                assert isinstance(judge(mended, treatment), Reason)
+    assert refused > 100
 
 
 def _with_checksums(content: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import random
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,29 @@ def test_close_to_reference(format: str, fit: str) -> None:
     with Pillow.open(io.BytesIO(content)) as opened:
         reference = opened.convert("RGB").resize(picture.size, Pillow.Resampling.LANCZOS)
     assert distance(picture, reference) < 1.0
+
+
+@pytest.mark.parametrize("fit", ["keep-ratio", "keep-ratio-largest"])
+@pytest.mark.parametrize(("times", "of"), [(7, 4), (9, 4), (5, 2), (11, 4), (9, 2)])
+def test_closer_than_averages_of_areas(times: int, of: int, fit: str) -> None:
+    """Whether its decoder reduces a JPEG or not, the picture is closer to the reference than what averages areas."""
+    sides = (64 * times // of, 96 * times // of) if fit == "keep-ratio" else (32 * times // of, 64 * times // of)
+    content = saved(texture(sides), "JPEG", quality=95)
+    picture = transformed(content, size=64, fit=Fit(fit), format="PNG")
+    with Pillow.open(io.BytesIO(content)) as opened:
+        reference = opened.resize(picture.size, Pillow.Resampling.LANCZOS)
+        large = opened.resize((sides[0] * of, sides[1] * of), Pillow.Resampling.NEAREST)
+    assert distance(picture, reference) < distance(large.reduce(times), reference)
+
+
+def texture(size: tuple[int, int]) -> Pillow.Image:
+    """Return a picture as of a photograph: details of all sizes, whose colours change more slowly than their light."""
+    chance, whole = random.Random(3), Pillow.new("RGB", size)
+    for step, mode, share in ((64, "RGB", 1.0), (32, "RGB", 0.4), (16, "L", 0.3), (8, "L", 0.25), (4, "L", 0.2)):
+        width, height = -(-size[0] // step), -(-size[1] // step)
+        part = Pillow.frombytes(mode, (width, height), chance.randbytes(len(mode) * width * height))
+        whole = Pillow.blend(whole, part.resize(size, Pillow.Resampling.BICUBIC).convert("RGB"), share)
+    return whole
 
 
 def test_crop_is_the_middle() -> None:

@@ -121,11 +121,16 @@ def _decode(file: BinaryIO, format: str, limits: Limits, treatment: Treatment) -
             _decode_frames(image, limits, treating)
     if format == "PNG":
         layout = None if is_animated else read_layout(file)
-        if layout is not None:
+        # 1. Pixels that nobody looks at are not made.
+        if layout is not None and not treating.needs_pixels:
             check_pixels(file, layout)
-        if layout is None or treating.needs_pixels:
+        # 2. Those that are made show what is wrong with them, but for rows that are missing: Pillow leaves these empty.
+        else:
             with Pillow.open(file, formats=(format,)) as image:
                 _decode_frames(image, limits, treating)
+                is_in_doubt = layout is not None and _ends_empty(image)
+            if layout is not None and is_in_doubt:
+                check_pixels(file, layout)
     if format == "GIF":
         _require_trailer(file)
     return treating.made()
@@ -150,6 +155,12 @@ def _decode_frames(image: Pillow.Image, limits: Limits, treating: Treating) -> N
         image.load()
         treating.take(image)
     raise ImageRefused(Reason.TOO_MANY_PIXELS, f"more than {MAX_FRAMES} frames")
+
+
+def _ends_empty(image: Pillow.Image) -> bool:
+    """Tell whether nothing but zeros is in the last row, which a decoder that was cut off has left as it was made."""
+    width, height = image.size
+    return not image.crop((0, height - 1, width, height)).tobytes().strip(b"\0")
 
 
 def _require_trailer(file: BinaryIO) -> None:

@@ -7,8 +7,10 @@ All give a fetch ten seconds and try once, so that they have the same work.
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,12 +35,14 @@ class Contender:
     settings: tuple[int, ...]
     #: Makes the command of (folder of environments, list, folder for images, setting).
     command: Callable[[Path, Path, Path, int], list[str]]
-    #: Where its images are below its folder, as glob patterns.
+    #: Where its images are below its folder, or the tars in which they are, as glob patterns.
     images: tuple[str, ...]
     #: Whether it keeps what was served byte for byte.
     exact: bool = True
     #: Shorter side in pixels of what it makes, 0 where it leaves sizes as they are.
     side: int = 0
+    #: Name of the one of ours that does the same, which it is held against.
+    beside: str = "crawler"
     #: How its version is told.
     version: tuple[str, ...] = ()
 
@@ -158,18 +162,36 @@ WGET2 = Contender(
 )
 #: Pixels in the scenario of resized images, where all make the same size, format and quality.
 SIDE = 256
+_OURS_RESIZED = ("--per-host", "256", "--robots", "ignore", "--resize", str(SIDE), "--quality", "95")
+_RESIZED = ("--resize_mode=keep_ratio", f"--image_size={SIDE}", "--encode_quality=95")
 OURS_RESIZED = replace(
     OURS,
     does="verifies, resizes, keeps, records",
-    command=_ours("--per-host", "256", "--robots", "ignore", "--resize", str(SIDE), "--quality", "95"),
+    command=_ours(*_OURS_RESIZED),
     exact=False,
     side=SIDE,
 )
 IMG2DATASET_RESIZED = replace(
     IMG2DATASET,
     does="decodes, resizes, keeps",
-    command=_img2dataset("--resize_mode=keep_ratio", f"--image_size={SIDE}", "--encode_quality=95"),
+    command=_img2dataset(*_RESIZED),
     side=SIDE,
+)
+OURS_SHARDED = replace(
+    OURS_RESIZED,
+    name="crawler, webdataset",
+    does="verifies, resizes, keeps in tars, records",
+    command=_ours(*_OURS_RESIZED, "--format", "webdataset"),
+    images=("images/*.tar",),
+    beside="crawler, webdataset",
+)
+IMG2DATASET_SHARDED = replace(
+    IMG2DATASET_RESIZED,
+    name="img2dataset, webdataset",
+    does="decodes, resizes, keeps in tars",
+    command=_img2dataset(*_RESIZED, "--output_format=webdataset"),
+    images=("*.tar",),
+    beside="crawler, webdataset",
 )
 ALL = (OURS, DEFAULTS, FLOOR, IMG2DATASET, SCRAPY, ARIA2C, WGET2)
 
@@ -180,11 +202,23 @@ def images(contender: Contender, out: Path) -> Iterator[Path]:
         yield from (path for path in out.glob(pattern) if path.suffix != ".aria2")
 
 
-def is_whole(contender: Contender, path: Path) -> bool:
-    """Tell whether a file that is no copy of what was served is an image as it should be."""
+def whole(contender: Contender, path: Path) -> int:
+    """Return how many images as they should be are in a file that is no copy of what was served."""
+    if path.suffix != ".tar":
+        return _is_whole(contender, path)
+    # Another program's order of members is its own: a sample is an image and its facts, whichever comes first.
+    with tarfile.open(path) as tar:
+        members = {member.name: member for member in tar}
+        images = [name for name in members if name.endswith(".jpg")]
+        described = [name for name in images if f"{name.removesuffix('.jpg')}.json" in members]
+        return sum(_is_whole(contender, io.BytesIO(tar.extractfile(members[name]).read())) for name in described)
+
+
+def _is_whole(contender: Contender, file: Path | io.BytesIO) -> bool:
     if not contender.side:
-        return path.stat().st_size > 0
-    with Image.open(path) as image:
+        return file.stat().st_size > 0
+    with Image.open(file) as image:
+        image.load()
         return image.format == "JPEG" and min(image.size) == contender.side
 
 

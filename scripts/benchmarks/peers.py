@@ -3,6 +3,7 @@ crawler beside what a user would pick instead, on the same list in one run, in t
 
     scripts/bench peers [--only a,b,c,d,e] [--count N] [--rounds 3] [--folder .bench] [--contenders NAME,...]
 
+A name may hold a comma and a blank: --contenders 'crawler, webdataset,img2dataset, webdataset'.
 It takes Linux, root or user namespaces, and nginx, aria2c, wget2, openssl and ip. Only loopback is fetched from.
 """
 
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -73,7 +75,12 @@ SCENARIOS = {
         f"(d) resized to {contenders.SIDE} px, http, one host",
         WEB,
         lambda number, path: f"http://one.bench.test/{path}",
-        (contenders.OURS_RESIZED, contenders.IMG2DATASET_RESIZED),
+        (
+            contenders.OURS_RESIZED,
+            contenders.IMG2DATASET_RESIZED,
+            contenders.OURS_SHARDED,
+            contenders.IMG2DATASET_SHARDED,
+        ),
     ),
     "e": Scenario(
         "(e) small images, http, one host",
@@ -113,7 +120,7 @@ def measure(bench: Bench, contender: Contender, setting: int, urls: Path, expect
         kept = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files} & expected
         stored = len(kept)
     else:
-        stored = sum(contenders.is_whole(contender, path) for path in files)
+        stored = sum(contenders.whole(contender, path) for path in files)
     last = max((path.stat().st_ctime for path in files), default=began) - began
     if not stored:
         raise RuntimeError(f"{contender.name} stored nothing: see {bench.scratch.with_name('log')}")
@@ -166,18 +173,19 @@ def _middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Return the figures of one scenario as a table in Markdown."""
-    ours = results["crawler"]["images/s"]
+    beside = {one.name: one.beside for scenario in SCENARIOS.values() for one in scenario.contenders}
     rows = [
         "| | threads | images/s (lowest to highest) | crawler is | CPU ms/image | memory MB "
         "| last image after s | not stored |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, figures in results.items():
+        ours = results.get(beside[name], figures)
         cells = [
             name,
             f"{figures['setting']:.0f}",
             f"{figures['images/s']:,.0f} ({min(figures['all images/s']):,.0f} to {max(figures['all images/s']):,.0f})",
-            "" if name == "crawler" else f"{ours / figures['images/s']:.2f} ×",
+            "" if ours is figures else f"{ours['images/s'] / figures['images/s']:.2f} ×",
             f"{figures['CPU ms/image']:.2f}",
             f"{figures['memory MB']:,.0f}",
             f"{figures['last image after s']:.1f}",
@@ -205,7 +213,8 @@ def main() -> None:
         for letter in chosen.only.split(","):
             scenario = SCENARIOS[letter]
             if chosen.contenders:
-                kept = tuple(one for one in scenario.contenders if one.name in chosen.contenders.split(","))
+                names = re.split(",(?! )", chosen.contenders)  # a name may hold a comma and a blank
+                kept = tuple(one for one in scenario.contenders if one.name in names)
                 scenario = scenario._replace(contenders=kept)
             pictures = build(folder / "corpus", scenario.kind, chosen.count)
             results[scenario.title] = compare(bench, scenario, pictures, chosen.rounds)
