@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._received += data
         if b"\r\n\r\n" not in self._received:
             return
-        path = self._received.split(b" ", 2)[1].decode("ascii", "replace")
+        path = self._received.split(b" ", 2)[1].decode("ascii", "replace").partition("?")[0]
         self._received = b""
         if not path.rpartition("/")[2][:6].isdigit():  # robots.txt and the like
             self._respond("404 Not Found", b"")
