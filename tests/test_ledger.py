@@ -301,7 +301,7 @@ def test_a_line_that_is_no_url_has_its_record_once(make: Make) -> None:
 
 def test_urls_whose_hashes_clash_are_different_tasks(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """New ones of one batch, and those of a later batch: each is found again under the key it got."""
-    monkeypatch.setattr("crawler.broker.urls.url_key", lambda url, salt: salt)
+    monkeypatch.setattr("crawler.broker.urls.hashes", lambda urls, salt: [salt] * len(urls))
     target = make()
     list_id = begin_list(target)
     assert put(target, list_id, batch(1, "a", "b", "c")).tasks == 3
@@ -319,7 +319,9 @@ def test_urls_whose_hashes_clash_have_one_task_each(batches: list[list[str]]) ->
     """With three hashes for ten URLs, whatever clashes within a batch and across batches."""
     with pytest.MonkeyPatch.context() as patch:
         # Each salt has hashes of its own, as with 64 bits: a second clash of a pair is as unlikely as the first.
-        patch.setattr("crawler.broker.urls.url_key", lambda url, salt: 3 * salt + zlib.crc32(url.encode()) % 3)
+        patch.setattr(
+            "crawler.broker.urls.hashes", lambda urls, salt: [3 * salt + zlib.crc32(url.encode()) % 3 for url in urls]
+        )
         db = sqlite3.connect(":memory:", isolation_level=None)
         db.executescript(TABLES)
         made = Changes(db)

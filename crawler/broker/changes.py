@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from crawler.broker.ended import NOT_MODIFIED, Body, Delayed, Ended, decode_body, encode_body
-from crawler.broker.hosts import Held, host_key
-from crawler.broker.intake import BACKLOG, SLICE, WAITING, Intake
+from crawler.broker.hosts import Held, host_keys
+from crawler.broker.intake import SLICE, WAITING, Intake
+from crawler.broker.rows import insert
 from crawler.broker.urls import KnownUrls
 from crawler.model import Batch, ListState, Row, Task
 from crawler.reasons import Reason
@@ -69,13 +70,13 @@ class Changes:
         self._seq = self._one("SELECT ifnull(max(seq), 0) FROM records")
         self._counts: Counter[str] = Counter()
         self._urls = KnownUrls(db)
-        self._new_ready = Intake(db, BACKLOG)
+        self._new_ready = Intake(db, "backlog")
         self._kept = (self._task, self._seq)
         sql = (
             "SELECT host, id FROM tasks t WHERE id > ? AND state = 0"
-            " AND NOT EXISTS (SELECT 1 FROM backlog b WHERE b.host = t.host AND b.task = t.id) ORDER BY host, id"
+            " AND NOT EXISTS (SELECT 1 FROM backlog b WHERE b.host = t.host AND b.task = t.id)"
         )
-        self._new_ready.select(sql, (self._new_ready.mark(),), self._task)
+        self._new_ready.add(db.execute(sql, (self._new_ready.mark(),)), self._task)
         self._new_ready.committed()
 
     # ------------------------------------------------------------ the transaction
@@ -166,7 +167,7 @@ class Changes:
         ids = self._add_tasks(list_id, new, free)
         known.update(ids)
         entries = [(list_id << LINE_BITS | row.line, known[row.url], row.columns) for row in batch.rows]
-        self._db.executemany("INSERT INTO entries(id, task, columns) VALUES (?, ?, ?)", entries)
+        insert(self._db, "INSERT INTO entries(id, task, columns)", entries)
         self._counts["entries"] += len(entries)
         self._end_bad(new, ids, now)
         sql = "UPDATE lists SET next_line = ?, offset = ?, digest = ?, total = ?, sealed = 0 WHERE id = ?"
@@ -176,27 +177,24 @@ class Changes:
 
     def _sort_in_what_is_too_much(self) -> set[int]:
         """Move rows for those that came while many wait; return the hosts that have more in the backlog."""
-        hosts = set[int]()
-        for intake in (self._urls.new, self._new_ready):
-            if (over := len(intake) - WAITING) > 0:
-                hosts |= intake.move(self._task, min(over, 2 * SLICE))
-        return hosts
+        self._urls.new.move(min(len(self._urls.new) - WAITING, 2 * SLICE))
+        return self._new_ready.move(min(len(self._new_ready) - WAITING, 2 * SLICE))
 
     def sort_in(self) -> set[int]:
         """Move some new tasks into the backlog; return the hosts that have more there."""
-        return self._new_ready.move(self._task)
+        return self._new_ready.move()
 
     def _add_tasks(self, list_id: int, rows: list[Row], keys: dict[str, int]) -> dict[str, int]:
-        ids = {row.url: self._task + n for n, row in enumerate(rows, 1)}
-        self._task += len(rows)
+        hosts = host_keys(row.host for row in rows)
         values = [
-            (ids[row.url], host_key(row.host), 2 if row.error else 0, row.url, row.digest, _first(list_id, row))
-            for row in rows
+            (task, hosts[row.host], 2 if row.error else 0, row.url, row.digest, _first(list_id, row))
+            for task, row in enumerate(rows, self._task + 1)
         ]
-        self._db.executemany("INSERT INTO tasks(id, host, state, url, digest, entry) VALUES (?, ?, ?, ?, ?, ?)", values)
+        self._task += len(rows)
+        insert(self._db, "INSERT INTO tasks(id, host, state, url, digest, entry)", values)
+        ids = {url: task for task, _, _, url, *_ in values}
         self._urls.add(keys, ids, self._task)
-        sql = "SELECT host, id FROM tasks WHERE id > ? AND state = 0 ORDER BY host, id"
-        self._new_ready.select(sql, (self._task - len(rows),), self._task)
+        self._new_ready.add([(host, task) for task, host, state, *_ in values if not state], self._task)
         return ids
 
     def _end_bad(self, rows: list[Row], ids: dict[str, int], now: float) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterable
-from hashlib import blake2b
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from crawler.broker.hashes import hashes
 from crawler.broker.health import Health, SavedHealth
 from crawler.broker.origins import Origin, Refusal, SavedOrigin, origin_of
 from crawler.model import Task
@@ -22,7 +22,13 @@ _SKIPPED = Refusal(Reason.HOST_SKIPPED, "skip in the file of --hosts")
 @functools.lru_cache(maxsize=1 << 15)
 def host_key(name: str) -> int:
     """Return the 64-bit key, signed, under which a host's tasks are kept; a dot at the end makes no other host."""
-    return int.from_bytes(blake2b(name.rstrip(".").encode(), digest_size=8).digest(), "big", signed=True)
+    return hashes([name.rstrip(".")])[0]
+
+
+def host_keys(names: Iterable[str]) -> dict[str, int]:
+    """Return the key of each of many hosts, by name."""
+    some = dict.fromkeys(names)
+    return dict(zip(some, hashes([name.rstrip(".") for name in some]), strict=True))
 
 
 class SavedHost(NamedTuple):

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-import struct
-from collections.abc import Mapping
-from hashlib import blake2b
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
-from crawler.broker.intake import SLICE, URLS, Intake
+from crawler.broker.hashes import hashes
+from crawler.broker.intake import SLICE, Intake
 
 #: Keys asked for in one statement.
 KEYS = 500
-_from_bytes = struct.Struct(">q").unpack
-
-
-def url_key(url: str, salt: int) -> int:
-    """Return a 64-bit key, signed, under which a URL is found; another *salt* gives another key."""
-    if not salt:  # the same as without one, and all but one pair of URLs in 2^64 need no other
-        return int(_from_bytes(blake2b(url.encode(), digest_size=8).digest())[0])
-    return int(_from_bytes(blake2b(url.encode(), digest_size=8, salt=salt.to_bytes(2, "big")).digest())[0])
 
 
 class KnownUrls:
@@ -32,23 +24,32 @@ class KnownUrls:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         #: Those that are not sorted in yet.
-        self.new = Intake(db, URLS)
+        self.new = Intake(db, "urls")
+        #: The tasks of these by key; apart from them those that the transaction under way adds.
+        self._tasks: dict[int, int] = {}
+        self._added: dict[int, int] = {}
         #: Whether those are found again that an earlier start had not sorted in, and was so before this transaction.
         self._is_whole = self._was_whole = False
 
     def begin(self) -> None:
         """Forget what an unfinished transaction changed."""
         self._is_whole = self._was_whole
+        self._added.clear()
         self.new.begin()
 
     def committed(self) -> None:
         """Keep what the transaction changed."""
         self._was_whole = self._is_whole
-        self.new.committed()
+        self._tasks.update(self._added)
+        self._added.clear()
+        for key, _ in self.new.committed():
+            del self._tasks[key]
 
     def add(self, keys: Mapping[str, int], tasks: Mapping[str, int], newest: int) -> None:
         """Add the URLs of *tasks* under their *keys*; *newest* is the highest id of a task."""
-        self.new.add(sorted((keys[url], task) for url, task in tasks.items()), newest)
+        added = {keys[url]: task for url, task in tasks.items()}
+        self._added.update(added)
+        self.new.add(added.items(), newest)
 
     def take_up(self, newest: int) -> None:
         """Find the keys again that an earlier start had not sorted in: at the first put, for nobody else needs them."""
@@ -71,8 +72,9 @@ class KnownUrls:
         salt = 0
         while urls:  # a second round only for URLs whose key is another's, one pair in 2^64
             keys: dict[int, str] = {}
-            clashes = [url for url in urls if keys.setdefault(url_key(url, salt), url) is not url]
-            for key, (task, holder) in self._hits(sorted(keys)).items():
+            numbered = zip(hashes(urls, salt), urls, strict=True)
+            clashes = [url for key, url in numbered if keys.setdefault(key, url) is not url]
+            for key, (task, holder) in self._hits(keys).items():
                 url = keys.pop(key)
                 if holder == url:
                     known[url] = task
@@ -81,17 +83,18 @@ class KnownUrls:
                 if holder in clashes:
                     known[holder] = task
                     clashes.remove(holder)
-            free.update((url, key) for key, url in keys.items())
+            free.update(zip(keys.values(), keys, strict=True))
             urls, salt = clashes, salt + 1
         return known, free
 
-    def _hits(self, keys: list[int]) -> dict[int, tuple[int, str]]:
-        hits = {}
-        for start in range(0, len(keys), KEYS):
-            some = keys[start : start + KEYS]
-            marks = ",".join("?" * len(some))
-            for table in ("temp.new_urls", "main.urls"):
-                sql = f"SELECT u.hash, t.id, t.url FROM {table} u JOIN tasks t ON t.id = u.task"
-                found = self._db.execute(f"{sql} WHERE u.hash IN ({marks})", some)
-                hits.update({key: (task, url) for key, task, url in found})
-        return hits
+    def _hits(self, keys: Collection[int]) -> dict[int, tuple[int, str]]:
+        """Return the task, and its URL, of each of the *keys* that is taken."""
+        tasks = {key: some[key] for some in (self._tasks, self._added) for key in some.keys() & keys}
+        tasks.update(self._select("hash, task FROM urls WHERE hash", sorted(keys)))
+        urls = dict(self._select("id, url FROM tasks WHERE id", list(tasks.values())))
+        return {key: (task, urls[task]) for key, task in tasks.items()}
+
+    def _select(self, what: str, values: list[int]) -> Iterator[tuple[int, Any]]:
+        for start in range(0, len(values), KEYS):
+            some = values[start : start + KEYS]
+            yield from self._db.execute(f"SELECT {what} IN ({','.join('?' * len(some))})", some)

@@ -1,0 +1,28 @@
+"""Many rows by few statements: SQLite goes through each of them once, and lets other threads run once in each."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+#: Rows that one statement inserts, as many as a batch of leases has.
+ROWS = 64
+
+
+def insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert *rows*, all of one width; *into* is the statement up to its values, as `INSERT INTO records`."""
+    for first in range(0, len(rows), ROWS):
+        some = rows[first : first + ROWS]
+        if len(some) == ROWS:
+            db.execute(_statement(into, len(some[0]), ROWS), list(chain.from_iterable(some)))
+        else:
+            db.executemany(_statement(into, len(some[0]), 1), some)
+
+
+@functools.cache
+def _statement(into: str, width: int, rows: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"{into} VALUES {', '.join([row] * rows)}"
