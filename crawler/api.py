@@ -13,7 +13,7 @@ from crawler.errors import CrawlerError
 from crawler.join import greet
 from crawler.model import Role
 from crawler.out import Out
-from crawler.producer import Source, from_path, from_urls
+from crawler.producer import Item, Source, from_path, from_urls
 from crawler.progress import Watch
 from crawler.run import END_WAIT, THREADS, Conductor, Hands, Run, Stop, cores, seed
 from crawler.settings import Politeness, Settings
@@ -25,7 +25,7 @@ from crawler.worker.sink import Ends, Sink
 
 
 def crawl(
-    urls: Iterable[str] | str | Path,
+    urls: Iterable[Item] | Source | str | Path,
     out: str | Path,
     *,
     inline: bool = False,
@@ -38,7 +38,8 @@ def crawl(
     Crawl a list and return what it came to.
 
     Args:
-        urls: URLs, or the path of a list.
+        urls: URLs, or mappings with a URL as `url` and columns that are carried through; or the path of a list; or a
+            list with what is taken of it, as `crawler.producer.from_path` and `from_urls` return it.
         out: Folder of the crawl. One that exists is gone on with; the same URLs must come first again.
         inline: Fetch on threads of this process, so that HTTP can be mocked; robots.txt is ignored unless *settings*
             say otherwise. Verifiers are child processes all the same.
@@ -53,15 +54,17 @@ def crawl(
     Raises:
         CrawlerError: It cannot begin or go on; the error says why.
     """
-    source = _list_at(str(urls)) if isinstance(urls, str | Path) else from_urls(urls)
+    source = _source(urls)
     opening = Opening(store, settings or _defaults(inline))
     run = Run([source], Out(Path(out)), opening, hands=Hands(workers=0 if inline else 1, threads=threads))
     return seed(run, Stop(), watch or Watch(), _Inline if inline else Conductor)
 
 
-def _list_at(path: str) -> Source:
-    """Return the list at *path*; where there is none, say so before a folder is made for it."""
-    source = from_path(path)
+def _source(urls: Iterable[Item] | Source | str | Path) -> Source:
+    """Return the list that is meant; where there is none at a path, say so before a folder is made for it."""
+    if not isinstance(urls, str | Path):
+        return urls if isinstance(urls, Source) else from_urls(urls)
+    source = from_path(str(urls))
     source.open()[0].close()
     return source
 

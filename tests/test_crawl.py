@@ -8,21 +8,29 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+import numpy
 import pytest
 import responses
 from PIL import Image
 
 import crawler
 from crawler import ListUnreadable, OutUnusable, Summary, UsageError, crawl
+from crawler.export import export
 from crawler.model import Outcome
 from crawler.out import Out
+from crawler.producer import Picks, from_path, from_urls
 from crawler.progress import Watch
 from crawler.reasons import Reason
 from crawler.settings import Politeness, RetryPolicy, Settings
 from crawler.stats import Stats
+from crawler.storage import Format, Storage
 from tests.command import LIMIT
+from tests.shards import read_webdataset, tars
 from tests.site import Site
 
 #: Tries again at once, so that no test waits.
@@ -241,6 +249,74 @@ def test_a_failed_task_stays_failed(tmp_path: Path, web: responses.RequestsMock)
     for _ in range(2):
         assert reasons(crawl([A], tmp_path / "out", inline=True)) == {A: Reason.HTTP_NOT_FOUND}
     assert asked(web) == [A]
+
+
+# ------------------------------------------------------------------ columns
+
+
+def exported(out: Path) -> list[dict[str, Any]]:
+    """Return the rows of `crawler export`."""
+    export(Out(out), out / "rows.jsonl")
+    return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+def test_mappings_carry_their_columns(tmp_path: Path, web: responses.RequestsMock) -> None:
+    """Of several with one URL each has its own; one without a URL, or without an end, fails and the rest goes on."""
+    serve(web, A, B)
+    endless: list[object] = []
+    endless.append(endless)
+    rows = [
+        {"url": A, "text": "first", "size": 3, "tags": ["x", 1.5], "day": date(2026, 1, 2)},
+        MappingProxyType({"url": A, "text": "again"}),
+        {"text": "without"},
+        {"url": B, "text": endless},
+        {"url": B, "size": numpy.float32(0.5), "text": None, "tags": numpy.arange(2)},
+        B,
+    ]
+    summary = crawl(iter(rows), tmp_path / "out", inline=True)
+    assert (summary.total, summary.stored, summary.entries) == (4, 2, 6)
+    found = [[row[name] for name in ("reason", "text", "size", "tags", "day")] for row in exported(tmp_path / "out")]
+    assert found == [
+        [None, "first", 3, ["x", 1.5], "2026-01-02"],
+        [None, "again", None, None, None],
+        ["bad_url", "without", None, None, None],
+        ["bad_url", None, None, None, None],
+        [None, None, 0.5, [0, 1], None],
+        [None, None, None, None, None],
+    ]
+
+
+def test_mappings_are_gone_on_with(tmp_path: Path, web: responses.RequestsMock) -> None:
+    """Where they are the same; a column that says something else makes another list."""
+    serve(web, A, B)
+    rows = [{"url": A, "text": "a"}, {"url": B, "text": "b"}]
+    assert crawl(rows[:1], tmp_path / "out", inline=True).stored == 1
+    assert crawl(rows, tmp_path / "out", inline=True).stored == 2
+    assert asked(web) == sorted([A, B])
+    with pytest.raises(UsageError, match="not the list that was read before"):
+        crawl([{"url": A, "text": "other"}], tmp_path / "out", inline=True)
+
+
+def test_what_is_taken_of_a_list_can_be_said(tmp_path: Path, web: responses.RequestsMock) -> None:
+    """Of a file, and of mappings: the column of the URLs, and which others; captions go into shards."""
+    serve(web, A)
+    (tmp_path / "meta.csv").write_text(f"LINK,TEXT,more\n{A},a rose,x\n")
+    picks = Picks(url_column="LINK", columns=("TEXT",))
+    settings = Settings(
+        politeness=Politeness(robots=False), storage=Storage(format=Format.WEBDATASET, caption_column="TEXT")
+    )
+    rows = [{"LINK": A, "TEXT": "a rose", "more": "x"}]
+    for number, source in enumerate((from_path(str(tmp_path / "meta.csv"), picks), from_urls(rows, picks))):
+        assert crawl(source, tmp_path / f"out{number}", inline=True, settings=settings).stored == 1
+        [sample] = read_webdataset(tars(tmp_path / f"out{number}" / "images"))
+        told = json.loads(sample["json"])
+        assert (sample["txt"], told["TEXT"], "more" in told) == (b"a rose", "a rose", False)
+
+
+def test_mappings_without_a_url_column_are_refused(tmp_path: Path) -> None:
+    """With the columns that are there."""
+    with pytest.raises(UsageError, match="has no column `url`, but `link`, `text`"):
+        crawl([{"link": A, "text": "a"}], tmp_path / "out", inline=True)
 
 
 # ------------------------------------------------------------------ robots, watching

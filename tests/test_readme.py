@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,13 +14,15 @@ from typing import Any
 import click
 import duckdb
 import pytest
+import responses
 
 import crawler
 from crawler.cli import COMMANDS, cli
 from crawler.reasons import TABLE
 from tests.command import LIMIT, LOCAL, run, write_list
 from tests.conftest import ROOT
-from tests.site import Site
+from tests.shards import read_webdataset, tars
+from tests.site import Site, photo
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
@@ -179,6 +182,18 @@ def test_the_example_with_mocked_http_passes(tmp_path: Path) -> None:
     call: Callable[..., None] = test
     call(tmp_path=tmp_path)
     assert (tmp_path / "flowers.crawl" / "ledger.db").is_file()
+
+
+def test_mappings_are_crawled_as_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On threads of this process, where its host can be mocked; captions go into the shard."""
+    [text] = re.findall(r"^```py\n(.*?)^```$", section("Python"), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    with responses.RequestsMock() as web:
+        web.get("https://flowers.example/robots.txt", status=404)
+        web.get("https://flowers.example/rose.jpg", body=photo(1))
+        exec(compile(text.replace(", settings=", ", inline=True, settings="), "README.md", "exec"), {})  # noqa: S102
+    [sample] = read_webdataset(tars(tmp_path / "roses.crawl" / "images"))
+    assert (sample["txt"], json.loads(sample["json"])["licence"]) == (b"a rose", "CC0")
 
 
 def test_exports_can_be_asked_as_is_shown(

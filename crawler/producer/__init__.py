@@ -10,9 +10,9 @@ from crawler.errors import UsageError
 from crawler.model import Batch, ListState, Row
 from crawler.producer.formats import Opened
 from crawler.producer.picks import Cut, Picks
-from crawler.producer.sources import Source, from_path, from_paths, from_urls
+from crawler.producer.sources import Item, Source, from_path, from_paths, from_urls
 
-__all__ = ["Picks", "Reading", "Source", "from_path", "from_paths", "from_urls"]
+__all__ = ["Item", "Picks", "Reading", "Source", "from_path", "from_paths", "from_urls"]
 
 #: Rows put at a time.
 BATCH = 2_000

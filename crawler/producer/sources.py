@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
 
 from crawler.errors import ListUnreadable, UsageError
 from crawler.producer.files import STANDARD_INPUT, find, is_address, is_many, open_file
 from crawler.producer.formats import ENDINGS, Naming, Opened, open_list, read_name
-from crawler.producer.picks import Cut, Picks
+from crawler.producer.picks import ALL, Cut, Picks
 
 #: What opens a list: (file with `peek`, its size in bytes or None).
 Opener = Callable[[], tuple[BinaryIO, int | None]]
+#: A row of a caller's own: a URL, or columns with a URL among them.
+Item = str | Mapping[str, Any]
 
 
 class Source(NamedTuple):
@@ -56,9 +61,23 @@ def from_path(path: str, picks: Picks = Picks(), format: str | None = None) -> S
     return Source(name, shown, lambda: open_file(path), picks, format)
 
 
-def from_urls(urls: Iterable[str]) -> Source:
-    """Return URLs of the caller's own as a list called `urls`."""
-    return Source("urls", "urls", lambda: (io.BufferedReader(_Stream(iter(urls))), None), format="txt")
+def from_urls(urls: Iterable[Item], picks: Picks | None = None) -> Source:
+    """
+    Return URLs of the caller's own as a list called `urls`.
+
+    Args:
+        urls: URLs, or mappings of columns. The first one tells whether there are mappings among them.
+        picks: What is taken of mappings, None for all of their columns.
+
+    Raises:
+        ListUnreadable: They raise an error.
+    """
+    items = _items(urls)
+    first = [*islice(items, 1)]
+    is_table = isinstance(first[0] if first else None, Mapping)
+    stream = _Stream(chain(first, items), _json_line if is_table else _line)
+    picks = (picks or Picks(columns=(ALL,))) if is_table else Picks()
+    return Source("urls", "urls", lambda: (io.BufferedReader(stream), None), picks, "jsonl" if is_table else "txt")
 
 
 def from_paths(paths: Iterable[str], picks: Picks, format: str | None, limit: int | None) -> list[Source]:
@@ -101,10 +120,11 @@ def _expand(path: str, format: str | None) -> list[str]:
 
 
 class _Stream(io.RawIOBase):
-    """URLs as a file of lines. An item that is no text is a line too, which fails as `bad_url`; the list goes on."""
+    """Items as a file of lines. One that is no URL is a line too, which fails as `bad_url`; the list goes on."""
 
-    def __init__(self, urls: Iterator[object]) -> None:
-        self._urls = urls
+    def __init__(self, items: Iterator[Any], line: Callable[[Any], bytes]) -> None:
+        self._items = items
+        self._line = line
         self._rest = b""
 
     def readable(self) -> bool:
@@ -113,16 +133,36 @@ class _Stream(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         while not self._rest:
             try:
-                self._rest = _line(next(self._urls))
+                self._rest = self._line(next(self._items))
             except StopIteration:
                 return 0
-            except Exception as error:  # whatever the caller's own code raises
-                raise ListUnreadable(f"the URLs cannot be read on: {type(error).__name__}: {error}") from error
         piece, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
         buffer[: len(piece)] = piece
         return len(piece)
 
 
+def _items(urls: Iterable[Item]) -> Iterator[Item]:
+    try:
+        yield from urls
+    except Exception as error:  # whatever the caller's own code raises
+        raise ListUnreadable(f"the URLs cannot be read on: {type(error).__name__}: {error}") from error
+
+
 def _line(item: object) -> bytes:
     # A surrogate becomes what is not UTF-8, and so an entry that says so.
     return str(item).encode("utf-8", "surrogatepass").replace(b"\n", b" ") + b"\n"
+
+
+def _json_line(item: Any) -> bytes:
+    try:
+        return _encode(dict(item) if isinstance(item, Mapping) else item) + b"\n"
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        return _line(f"({type(error).__name__}: {error})")
+
+
+def _plain(value: Any) -> Any:
+    """Return the numbers in what numpy has, and others' values as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain, decimal_format="string").encode
