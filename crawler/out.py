@@ -6,10 +6,16 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 from pathlib import Path
 from types import TracebackType
 
 from crawler.errors import OutUnusable
+
+#: Seconds within which whoever only looks whether OUT is served has let go of its lock.
+GLANCE = 0.5
+#: Seconds between two tries to lock it.
+LOOK = 0.02
 
 
 class Out:
@@ -70,7 +76,7 @@ class Out:
             where = "choose another folder with -o, or see to it that this user may write here"
             raise OutUnusable(f"{self.path} cannot be used: {error.strerror}; {where}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except OSError as error:
             holder = os.read(descriptor, 64).decode("ascii", "replace").strip()
             os.close(descriptor)
@@ -83,6 +89,19 @@ class Out:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         return Hold(self, descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock the file; `served_at` of another process has it for an instant only, and is no reason to give up."""
+    give_up = time.monotonic() + GLANCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise
+        time.sleep(LOOK)
 
 
 class Hold:

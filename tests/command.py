@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from crawler.cli.common import find
+from crawler.cli.status import ask
+from crawler.errors import CrawlerError
 from tests.conftest import wait_until
 
 #: Seconds that any one command may take.
@@ -52,9 +55,11 @@ def running(folder: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]
 
 
 def status(folder: Path, out: str) -> dict[str, Any]:
-    """Return `crawler status --json`, empty where there is nothing yet."""
-    done = run(folder, "status", out, "--json")
-    found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+    """Return what `crawler status --json` prints, empty where there is nothing yet; asked from this process."""
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(ask(*find(str(folder / out), None))))
+    except CrawlerError:
+        return {}
     return found
 
 

@@ -20,8 +20,8 @@ from crawler.settings import Politeness, Settings
 from tests.site import Site
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Seconds between two looks of `wait_until`.
-LOOK = 0.01
+#: Seconds between two looks of `wait_until`: at first, and at most, since a look may cost something.
+LOOK, LATER = 0.01, 0.1
 
 
 def wait_until(predicate: Callable[[], object], seconds: float = 20.0) -> None:
@@ -35,10 +35,11 @@ def wait_until(predicate: Callable[[], object], seconds: float = 20.0) -> None:
     Raises:
         AssertionError: It was not true within *seconds*.
     """
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, LOOK
     while not predicate():
         assert time.monotonic() < deadline, f"not true within {seconds} s: {predicate}"
-        time.sleep(LOOK)
+        time.sleep(pause)
+        pause = min(LATER, 1.2 * pause)
 
 
 def free_port() -> int:

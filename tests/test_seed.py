@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
+from crawler.out import Out
 from tests.command import LOCAL, records, rows, run, running, served, status, write_list
 from tests.conftest import wait_until
 from tests.site import Site, photo
@@ -130,6 +133,18 @@ def test_out_in_use_is_73_and_names_the_process(tmp_path: Path, site: Site) -> N
         second = run(tmp_path, "seed", "urls.txt", *LOCAL)
         assert second.returncode == 73
         assert str(first.pid) in second.stderr
+
+
+def test_who_only_looks_whether_out_is_in_use_is_in_nobodys_way(tmp_path: Path) -> None:
+    """`crawler status` at the very moment that `crawler seed` begins."""
+    out = Out(tmp_path / "urls.crawl")
+    with out.hold():
+        pass
+    look = (out.path / ".lock").open("rb")
+    fcntl.flock(look, fcntl.LOCK_SH)
+    threading.Timer(0.1, look.close).start()
+    with out.hold():
+        assert look.closed
 
 
 def test_a_ledger_that_is_none_is_73(tmp_path: Path, site: Site) -> None:

@@ -48,7 +48,7 @@ def command(
 
         quiet = is_quiet(context)
         checked = clean(out, store, quiet) if sweep else look(out, served is not None, quiet)
-    facts = _ask(served) if served else _read(out)
+    facts = ask(out, served)
     if as_json:
         click.echo(json.dumps({**facts, "verified": checked.facts()} if checked else facts))
     else:
@@ -74,6 +74,11 @@ def _check(out: Out | None, served: Served | None, verify: bool, sweep: bool, st
         raise UsageError("--verify reads the store: name the OUT of a crawl on this machine")
     if sweep and served is not None and out is not None:
         raise OutUnusable(f"{out.path} runs: stop it before --sweep, so that nothing is removed that is being stored")
+
+
+def ask(out: Out | None, served: Served | None) -> dict[str, Any]:
+    """Return what `--json` prints, of a crawl that was found: see `find`."""
+    return _ask(served) if served else _read(out)
 
 
 def _ask(served: Served) -> dict[str, Any]:
