@@ -53,24 +53,41 @@ make_environment() {
     # Groups are known to pip since 25.1.
     "$folder/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
     for group in "$@"; do
-      "$folder/bin/python" -m pip install --quiet --group "$group"
+      # What is imported is compiled then: most of it never is.
+      "$folder/bin/python" -m pip install --quiet --no-compile --group "$group"
     done
     echo "$stamp" >"$folder/made-from"
   fi
 }
 
-# build_wheel ENVIRONMENT: build the package with the environment's tools, print the wheel's path.
+# contents: print what tells one state of the package from another.
+contents() {
+  find crawler pyproject.toml README.md LICENSE -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
+}
+
+# build_wheel ENVIRONMENT: build the package with the environment's tools where it has changed, print the wheel's path.
 build_wheel() {
-  rm -rf "$1/wheel"
-  "$1/bin/python" -m build --wheel --outdir "$1/wheel" . >"$1/build.log" 2>&1 || {
-    cat "$1/build.log" >&2
-    return 1
-  }
+  local state
+  state=$(contents)
+  if [[ ! -f $1/wheel/built-from || $(<"$1/wheel/built-from") != "$state" ]]; then
+    rm -rf "$1/wheel"
+    "$1/bin/python" -m build --wheel --outdir "$1/wheel" . >"$1/build.log" 2>&1 || {
+      cat "$1/build.log" >&2
+      return 1
+    }
+    echo "$state" >"$1/wheel/built-from"
+  fi
   echo "$1"/wheel/*.whl
 }
 
-# install_wheel ENVIRONMENT WHEEL: install the wheel with what it needs, also where one of the same version is there.
+# install_wheel ENVIRONMENT WHEEL: install the wheel with what it needs, unless this very one is there.
 install_wheel() {
-  "$1/bin/python" -m pip install --quiet "$2"
-  "$1/bin/python" -m pip install --quiet --force-reinstall --no-deps "$2"
+  local digest
+  digest=$(sha256sum <"$2" | cut -d ' ' -f 1)
+  # pip notes there what it installed from.
+  if ! grep -qs "$digest" "$1"/lib/python*/site-packages/crawler-*.dist-info/direct_url.json; then
+    "$1/bin/python" -m pip install --quiet "$2"
+    # Again for one of the same version.
+    "$1/bin/python" -m pip install --quiet --force-reinstall --no-deps "$2"
+  fi
 }
