@@ -46,7 +46,8 @@ default_python() {
 make_environment() {
   local folder=$1 python=$2 stamp group
   shift 2
-  stamp=$("$python" -VV; echo "$python $*"; cat pyproject.toml)
+  # What pip reads stands before the settings of tools.
+  stamp=$("$python" -VV; echo "$python $*"; sed '/^\[tool\./,$d' pyproject.toml)
   if [[ ! -f $folder/made-from || $(<"$folder/made-from") != "$stamp" ]]; then
     echo "making $folder with $("$python" -V)" >&2
     "$python" -m venv --clear "$folder"
