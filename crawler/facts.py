@@ -16,6 +16,9 @@ MAX_TEXT = 300
 #: Kinds of facts that can be asked for.
 KINDS = ("response", "image", "exif", "phash")
 
+#: Stands before the name of a column of a list that has the name of one of ours, where both are written.
+LIST_PREFIX = "list_"
+
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 #: A few named values.

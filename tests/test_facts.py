@@ -11,17 +11,20 @@ from typing import Any
 
 import msgspec
 import PIL.Image as Pillow
+import pyarrow.parquet as pq
 import pytest
 from PIL import ImageCms
 
 from crawler.consumer.describe import phash_of, printable
 from crawler.consumer.image import treat
+from crawler.consumer.store import facts, parquet
 from crawler.facts import KINDS, Facts
 from crawler.settings import Limits
 from crawler.treatment import Frames, Transform, Treatment
 from crawler.worker.licence import find_licence
 from tests.command import LOCAL, records, run, write_list
 from tests.conftest import ROOT
+from tests.shards import read_webdataset, tars
 from tests.site import Site
 
 FIXTURES = ROOT / "fixtures"
@@ -207,6 +210,33 @@ def test_a_run(tmp_path: Path, site: Site) -> None:
     assert (first["original_width"], first["width"], first["phash"]) == ("160", "20", "951e42db2ee25d16")
     assert json.loads(first["exif"]) == {"orientation": 6}
     assert {last[name] for name in Facts.__struct_fields__} == {""}
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_shards_have_the_facts_of_records(tmp_path: Path, site: Site, format: str) -> None:
+    """As readers find them; all shards have the same columns, whatever is known of the images in them."""
+    write_list(tmp_path, *map(site.url, ("/fixtures/exif_rotated.jpg", "/kept/1.jpg", "/fixtures/animated.gif")))
+    shards = ("--format", format, "--shard-count", "1", "--resize", "20", "--facts", ",".join(KINDS))
+    assert run(tmp_path, "seed", "urls.txt", *LOCAL, *shards).returncode == 0
+    store = tmp_path / "urls.crawl" / "images"
+    if format == "webdataset":
+        rows = [json.loads(sample["json"]) for sample in read_webdataset(tars(store))]
+    else:
+        rows = pq.ParquetDataset(store).read().to_pylist()
+        for row in rows:
+            row["exif"] = row["exif"] and json.loads(row["exif"])
+    by_url = {row["url"]: row for row in rows}
+    found = {record["url"]: record["facts"] for record in records(tmp_path, "urls.crawl")}
+    assert {url: {name: by_url[url][name] for name in known} for url, known in found.items()} == found
+    assert by_url[site.url("/fixtures/exif_rotated.jpg")]["exif"] == {"orientation": 6}
+    assert by_url[site.url("/kept/1.jpg")]["etag"] == '"0"'
+    assert by_url[site.url("/fixtures/animated.gif")]["frames"] > 1
+
+
+def test_every_fact_has_its_column() -> None:
+    """Of its own type, in shards of parquet; that an image is like another is found out when it is in its shard."""
+    known = {name for name in Facts.__struct_fields__ if not name.startswith("duplicate_")}
+    assert known < set(parquet._TYPES) == {*facts.ALWAYS, *facts.KNOWN}
 
 
 def test_without_facts(tmp_path: Path, site: Site) -> None:

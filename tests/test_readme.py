@@ -193,7 +193,7 @@ def test_mappings_are_crawled_as_is_shown(tmp_path: Path, monkeypatch: pytest.Mo
         web.get("https://flowers.example/rose.jpg", body=photo(1))
         exec(compile(text.replace(", settings=", ", inline=True, settings="), "README.md", "exec"), {})  # noqa: S102
     [sample] = read_webdataset(tars(tmp_path / "roses.crawl" / "images"))
-    assert (sample["txt"], json.loads(sample["json"])["licence"]) == (b"a rose", "CC0")
+    assert (sample["txt"], json.loads(sample["json"])["license"]) == (b"a rose", "CC0")
 
 
 def test_exports_can_be_asked_as_is_shown(

@@ -138,7 +138,8 @@ def test_a_published_tar_is_read_by_tar_and_webdataset(bench: Bench) -> None:
     assert (first["__key__"], first["jpg"], first["txt"].decode()) == ("000000001", content(1), "a röse")
     assert json.loads(first["json"]) == {
         "text": "a röse",
-        "licence": "CC0",
+        "list_licence": "CC0",
+        "list_width": "other",
         "key": "000000001",
         "url": "http://a.example/1.jpg",
         "sha256": hashlib.sha256(content(1)).hexdigest(),
@@ -149,9 +150,11 @@ def test_a_published_tar_is_read_by_tar_and_webdataset(bench: Bench) -> None:
         "http_status": 200,
         "final_url": "http://a.example/1.jpg",
         "content_type": "image/jpeg",
+        "etag": None,
+        "last_modified": None,
     }
     assert second["jpg"] == content(2)
-    assert json.loads(second["json"])["licence"] is None
+    assert json.loads(second["json"])["list_licence"] is None
 
 
 def test_what_is_not_recorded_is_left_out(bench: Bench) -> None:

@@ -101,7 +101,7 @@ def test_captions_and_columns_come_from_the_list(tmp_path: Path, site: Site) -> 
     for number, url in enumerate(urls(site, 3)):
         assert found[url]["txt"].decode() == f"a, b {number}"
         facts = json.loads(found[url]["json"])
-        assert (facts["text"], facts["licence"]) == (f"a, b {number}", f"cc{number}")
+        assert (facts["text"], facts["list_licence"]) == (f"a, b {number}", f"cc{number}")
     assert not found[site.url("/photo/3.jpg")].get("txt")
 
 
@@ -109,15 +109,16 @@ def test_captions_and_columns_come_from_the_list(tmp_path: Path, site: Site) -> 
 READ = """
 import datasets, json, sys
 found = datasets.load_dataset("parquet", data_files=sys.argv[1], cache_dir=sys.argv[2], split="train")
-rows = [(row["url"], row["text"], row["image"].format, *row["image"].size) for row in found]
+rows = [(row["url"], row["text"], row["list_image"], row["image"].format, *row["image"].size) for row in found]
 print(json.dumps([str(type(found.features["image"]).__name__), rows]))
 """
 
 
 def test_datasets_reads_images(tmp_path: Path, site: Site) -> None:
-    """The column is an image to Hugging Face `datasets`, and decodes."""
-    write_list(tmp_path, "url,text", *(f"{url},text {n}" for n, url in enumerate(urls(site, 12))), name="a.csv")
-    seed = ("seed", "a.csv", *LOCAL, "--format", "parquet", "--shard-count", "5", "--columns", "text")
+    """The column is an image to Hugging Face `datasets`, and decodes; one of the list called so has another name."""
+    lines = (f"{url},text {n},{n}" for n, url in enumerate(urls(site, 12)))
+    write_list(tmp_path, "url,text,image", *lines, name="a.csv")
+    seed = ("seed", "a.csv", *LOCAL, "--format", "parquet", "--shard-count", "5", "--columns", "*")
     assert run(tmp_path, *seed).returncode == 0
     done = subprocess.run(
         [sys.executable, "-c", READ, tmp_path / "a.crawl" / "images" / "*.parquet", tmp_path / "cache"],
@@ -130,7 +131,9 @@ def test_datasets_reads_images(tmp_path: Path, site: Site) -> None:
     assert done.returncode == 0, done.stderr
     kind, rows = json.loads(done.stdout.splitlines()[-1])
     assert kind == "Image"
-    assert sorted(rows) == sorted([url, f"text {n}", "JPEG", *photo_size(n)] for n, url in enumerate(urls(site, 12)))
+    assert sorted(rows) == sorted(
+        [url, f"text {n}", str(n), "JPEG", *photo_size(n)] for n, url in enumerate(urls(site, 12))
+    )
 
 
 def test_parquet_has_a_row_for_each_image(tmp_path: Path, site: Site) -> None:

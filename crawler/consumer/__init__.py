@@ -255,7 +255,7 @@ class Consumer:
         try:
             download = self._outputs.take(job.number, download)
             verdict = complete(verdict, job.download, download, self._facts)
-            about = About(download, verdict.image)
+            about = About(download, verdict.image, verdict.facts)
             kept = self._store.keep(Path(download.path), download.sha256, verdict.image.format, about)
             if isinstance(kept, Future):
                 kept.add_done_callback(lambda future: self._kept(download, verdict, future))

@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from crawler.errors import UsageError
-from crawler.facts import Facts
+from crawler.facts import LIST_PREFIX, Facts
 from crawler.model import Record
 
 #: Columns of lists at most: objects of JSON could have other keys on each line.
 MAX_COLUMNS = 1_000
-#: Stands before the name of a column of a list that has the name of one of ours.
-PREFIX = "list_"
 #: Whole numbers beyond this are no int64.
 _LARGE = 1 << 63
 
@@ -109,7 +107,7 @@ def carried_columns(packed: Iterable[bytes], chosen: tuple[str, ...]) -> list[Co
 
 def exported(name: str) -> str:
     """Return the name under which the column *name* of a list is exported."""
-    return PREFIX + name if name in _NAMES else name
+    return LIST_PREFIX + name if name in _NAMES else name
 
 
 def _kind_of(value: Any) -> Kind | None:

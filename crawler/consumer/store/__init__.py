@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from crawler.facts import Facts
 from crawler.model import Download, Image
 
 #: Ending of a file's name for each format, by Pillow's name of it.
@@ -38,6 +39,8 @@ class About(NamedTuple):
 
     download: Download
     image: Image
+    #: What is known beside the record, None where nothing is wanted.
+    facts: Facts | None = None
 
 
 class Store(Protocol):

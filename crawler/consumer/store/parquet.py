@@ -27,7 +27,8 @@ GROUP_SIZE = 64_000_000
 
 #: The type in which `datasets` keeps images.
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-#: Types of the facts; what lists bring beside is as it comes.
+#: Types of the facts, which are columns of every shard, so that readers can take all shards together; what lists bring
+#: beside is as it comes.
 _TYPES = {
     "key": pa.string(),
     "url": pa.string(),
@@ -39,7 +40,24 @@ _TYPES = {
     "http_status": pa.int16(),
     "final_url": pa.string(),
     "content_type": pa.string(),
+    "etag": pa.string(),
+    "last_modified": pa.string(),
+    "original_format": pa.string(),
+    "original_width": pa.int32(),
+    "original_height": pa.int32(),
+    "original_bytes": pa.int64(),
+    "original_sha256": pa.string(),
+    "mode": pa.string(),
+    "frames": pa.int32(),
+    "icc": pa.string(),
+    "exif": pa.string(),
+    "phash": pa.string(),
+    "licence": pa.string(),
+    "fetch_seconds": pa.float64(),
+    "decode_seconds": pa.float64(),
 }
+#: Those with parts, whose names are never the same for two images: text in JSON.
+_MIXED = ("exif", "licence")
 #: What makes `datasets` decode the column, in the metadata of the schema.
 _FEATURES = {b"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}}).encode()}
 
@@ -84,17 +102,16 @@ def _image(source: Any, sample: Sample) -> dict[str, Any]:
 
 
 def _columns(facts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the columns of all rows, in the order in which they are first met."""
-    names = dict.fromkeys(name for row in facts for name in row)
-    names.pop("image", None)  # a column of the list cannot take the place of the image
-    return {name: _column(name, [row.get(name) for row in facts]) for name in names}
+    """Return the columns of all rows: those of the list in the order in which they are first met, then the facts."""
+    names = [name for name in dict.fromkeys(name for row in facts for name in row) if name not in (*_TYPES, "image")]
+    return {name: _column(name, [row.get(name) for row in facts]) for name in (*names, *_TYPES)}
 
 
 def _column(name: str, values: list[Any]) -> Any:
-    if name in _TYPES:
-        return pa.array(values, _TYPES[name])
+    if name in _MIXED:
+        values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
     try:
-        column = pa.array(values)
+        column = pa.array(values, _TYPES.get(name))
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # of several kinds
         column = pa.array([None if value is None else str(value) for value in values], pa.string())
     # Other shards have texts where this one has nothing.

@@ -79,7 +79,7 @@ class _Part:
             with open(item.path, "rb", buffering=0) as image:
                 size = os.fstat(image.fileno()).st_size
                 found = facts(item.about, item.sha256, size, key)
-                text = caption(found, column)
+                text = caption(item.about, column)
                 self._write(header(name, size))
                 while chunk := image.read(CHUNK):
                     self._write(chunk)
