@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from crawler import descriptors
+from crawler.consumer.store.opening import open_store
 from crawler.coordinator import Coordinator, Opening, Serving
 from crawler.errors import CrawlerError, Stopped, UsageError
 from crawler.join import Ended, Joining, greet
@@ -120,8 +121,10 @@ def _take(run: Run, stop: Stop) -> Hold:
     if run.hands.workers:
         descriptors.require(run.hands.threads)
     opening = run.opening
+    place = place_of(run.out, opening.store)
+    open_store(place, opening.settings.storage)  # a store that cannot be had is told before OUT is made for it
     if run.out.served_at() is None:
-        await_room(written_by(run.out, place_of(run.out, opening.store)), opening.pause_limit, stop.asked.wait)
+        await_room(written_by(run.out, place), opening.pause_limit, stop.asked.wait)
     return run.out.hold()
 
 

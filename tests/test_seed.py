@@ -12,6 +12,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from crawler.out import Out
 from tests.command import LOCAL, records, rows, run, running, served, status, write_list
 from tests.conftest import wait_until
@@ -123,6 +125,29 @@ def test_a_missing_list_is_65_and_makes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 65
     assert "nowhere.txt" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "extra"),
+    [
+        ("fsspec", ("--store", "s3://bucket/prefix"), "crawler[s3]"),
+        ("s3fs", ("--store", "s3://bucket/prefix"), "crawler[s3]"),
+        ("pyarrow", ("--format", "parquet"), "crawler[parquet]"),
+    ],
+)
+def test_a_store_without_its_library_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, options: tuple[str, ...], extra: str
+) -> None:
+    """What to install is told, and no OUT is made before."""
+    broken, folder = tmp_path / "broken", tmp_path / "folder"
+    broken.mkdir()
+    folder.mkdir()
+    (broken / f"{missing}.py").write_text(f"raise ImportError('No module named {missing}')")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    write_list(folder, "http://127.0.0.1/1.jpg")
+    done = run(folder, "seed", "urls.txt", *options)
+    assert (done.returncode, extra in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+    assert [path.name for path in folder.iterdir()] == ["urls.txt"]
 
 
 def test_out_in_use_is_73_and_names_the_process(tmp_path: Path, site: Site) -> None:
