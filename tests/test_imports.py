@@ -112,7 +112,7 @@ OUTSIDE = {
 #: Distribution, where its name is not that of what is imported.
 DISTRIBUTIONS = {"PIL": "pillow", "backports": "backports.zstd"}
 #: Distributions that are declared though nothing imports them: what fsspec loads for some addresses.
-LOADED = {"aiohttp", "s3fs"}
+LOADED = {"adlfs", "aiohttp", "gcsfs", "s3fs"}
 
 #: Modules that run what they read. Nothing that came over a wire or a pipe may reach them.
 EXECUTING = {"pickle", "cPickle", "marshal", "shelve", "dill"}

@@ -19,9 +19,12 @@ from backports import zstd
 
 from crawler.errors import ListUnreadable, UsageError
 from crawler.producer import Picks, from_path, from_paths
-from tests.command import LIMIT
+from tests.command import LIMIT, LOCAL, run
+from tests.command import rows as exported
 from tests.conftest import free_port
+from tests.hub import hub
 from tests.objects import Bucket, object_store
+from tests.site import Site
 from tests.test_lists import CSV, LINES, THREE, batches, good
 from tests.test_parquet_lists import written
 
@@ -117,6 +120,24 @@ def test_lists_are_read_from_an_object_store(monkeypatch: pytest.MonkeyPatch) ->
         }
         for path in found["s3://lists/all/"]:
             assert good([row for rows in batches(from_path(path)) for row in rows]) == THREE
+
+
+@pytest.mark.parametrize("path", ["data/a.csv", "data/", "data/*.csv"])
+def test_lists_are_read_from_a_hub_of_data_sets(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """One by its address, all in a folder, and those that fit a pattern."""
+    rows = f"url,text\n{site.url('/photo/1.jpg')},a photo\n{site.url('/missing/1')},none\n".encode()
+    with hub("somebody/pictures", {"data/a.csv": rows, "README.md": b"# Pictures\n"}) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        done = run(
+            tmp_path, "seed", f"hf://datasets/somebody/pictures/{path}", "-o", "out", "--columns", "text", *LOCAL
+        )
+    assert (done.returncode, "1 stored, 1 failed" in done.stdout) == (0, True), done.stderr
+    assert [(row["list"], row["text"]) for row in exported(tmp_path, "out")] == [
+        ("a.csv", "a photo"),
+        ("a.csv", "none"),
+    ]
 
 
 # ------------------------------------------------------------------ lists made to need much memory

@@ -132,6 +132,7 @@ def test_a_missing_list_is_65_and_makes_nothing(tmp_path: Path) -> None:
     [
         ("fsspec", ("--store", "s3://bucket/prefix"), "crawler[s3]"),
         ("s3fs", ("--store", "s3://bucket/prefix"), "crawler[s3]"),
+        ("gcsfs", ("--store", "gs://bucket/prefix"), "crawler[gs]"),
         ("pyarrow", ("--format", "parquet"), "crawler[parquet]"),
     ],
 )

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Protocols of stores in which an object is there whole or not at all, and which know no folders.
 OBJECTS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"})
+#: What is installed for a protocol, by the name that pip takes in brackets.
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
 #: Bytes sent in one request; larger ones go in parts, which become an object when the last is there.
 ONE_REQUEST = 50_000_000
 #: Longest nonce that is read, in bytes.
@@ -228,9 +230,9 @@ def _reach(address: str) -> tuple[Any, str]:
 
         fs, path = fsspec.core.url_to_fs(address)
     except ImportError as error:  # it names the package to install
-        raise UsageError(
-            f"{address} cannot be reached: {error}; pip install 'crawler[s3]' is enough for s3://"
-        ) from error
+        extra = EXTRAS.get(address.partition("://")[0].lower())
+        hint = f"; pip install 'crawler[{extra}]' is enough" if extra else ""
+        raise UsageError(f"{address} cannot be reached: {error}{hint}") from error
     except ValueError as error:  # a protocol that is not known
         raise UsageError(f"{address} cannot be reached: {error}") from error
     if fs.protocol == "memory" or not path.strip("/"):
