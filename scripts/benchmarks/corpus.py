@@ -77,14 +77,15 @@ def build(folder: Path, kind: Kind, count: int) -> list[Picture]:
         kind: What they are like.
         count: How many.
     """
-    manifest = folder / f"{kind.name}-{count}.json"
-    if not manifest.exists():
-        photographs = _photographs(folder / "photographs")
-        jobs = [(str(folder), kind, number, photographs) for number in range(count)]
-        with ProcessPoolExecutor(os.cpu_count()) as pool:
-            made = list(pool.map(_make, jobs, chunksize=32))
-        manifest.write_text(json.dumps(made))
-    return [Picture(*row) for row in json.loads(manifest.read_text())]
+    for manifest in folder.glob(f"{kind.name}-*.json"):
+        if int(manifest.stem.rpartition("-")[2]) >= count:
+            return [Picture(*row) for row in json.loads(manifest.read_text())[:count]]
+    photographs = _photographs(folder / "photographs")
+    jobs = [(str(folder), kind, number, photographs) for number in range(count)]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        made = list(pool.map(_make, jobs, chunksize=32))
+    (folder / f"{kind.name}-{count}.json").write_text(json.dumps(made))
+    return made
 
 
 def _photographs(folder: Path) -> list[str]:

@@ -3,7 +3,8 @@ A server that answers as the internet does: late, sometimes with nothing, someti
 
     python internet.py FOLDER      # serves the files below FOLDER at 127.0.0.2:80 until it is ended
 
-How a URL fares is told by its number (the name of its file), so that a list and its outcome are known beforehand.
+How a URL fares is told by its number (the name of its file), so that a list and its outcome are known beforehand. When
+a URL that is never answered was asked for last, the file `SILENT_ASKED` beside the folder tells by its time of change.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 
 #: Median of the seconds until an answer, sigma of its logarithm, and the longest.
 MEDIAN, SIGMA, LONGEST = 0.2, 1.0, 8.0
+#: Name of the file that is touched when a URL is asked for that is never answered.
+SILENT_ASKED = "silent-asked"
 #: Of 200 URLs, these are never answered, and these are missing: 1.5 % each.
 SILENT = (7, 77, 147)
 MISSING = (30, 100, 170)
@@ -59,6 +62,7 @@ class Connection(asyncio.Protocol):
         number = int(path.rpartition("/")[2][:6])
         how = fate(number)
         if how == "silent":
+            self._folder.with_name(SILENT_ASKED).touch()
             return
         asyncio.get_running_loop().call_later(latency(number), self._send, path, how)
 
