@@ -18,7 +18,7 @@ End = Completion | Failure | Finding
 #: Ends sent in one call at most.
 BATCH = 256
 #: Seconds for which completions are gathered: each call costs a commit, and the time of several threads.
-GATHER = 0.01
+GATHER = 0.025
 
 
 def unforeseen(error: Exception) -> CrawlerError:
