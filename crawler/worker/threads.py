@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 #: Events gathered into one message at most.
 GATHER = 256
 #: Seconds from one message to the next at least: each wakes some threads of the worker.
-PAUSE = 0.005
+PAUSE = 0.01
 
 
 class FetchThreads:
