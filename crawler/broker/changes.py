@@ -12,7 +12,7 @@ import msgspec
 from crawler.broker.ended import NOT_MODIFIED, Body, Delayed, Ended, decode_body, encode_body
 from crawler.broker.hosts import Held, host_keys
 from crawler.broker.intake import SLICE, WAITING, Intake
-from crawler.broker.rows import insert
+from crawler.broker.rows import among, insert
 from crawler.broker.urls import KnownUrls
 from crawler.model import Batch, ListState, Row, Task
 from crawler.reasons import Reason
@@ -20,10 +20,9 @@ from crawler.reasons import Reason
 #: Bits of an entry's id that are its line.
 LINE_BITS = 40
 #: What a task is read from, as `task_of` takes it; one that is stored already has a record.
-TASK = (
-    "t.id, t.url, t.target, t.hops, t.attempts, t.losses, t.digest, r.body FROM tasks t"
-    " LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL"
-)
+COLUMNS = "t.id, t.url, t.target, t.hops, t.attempts, t.losses, t.digest, r.body"
+TASKS = "tasks t LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL"
+TASK = f"{COLUMNS} FROM {TASKS}"
 
 
 class PutResult(NamedTuple):
@@ -209,7 +208,7 @@ class Changes:
             (held.token, held.task.id, session, expires, held.host.key, held.origin and held.origin.name)
             for held in leases
         ]
-        self._db.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?, ?)", values)
+        insert(self._db, "INSERT OR REPLACE INTO leases", values)
 
     def extend(self, tokens: list[int], expires: float) -> None:
         """Keep a later end of leases."""
@@ -217,7 +216,7 @@ class Changes:
 
     def drop_leases(self, tokens: list[int]) -> None:
         """Forget leases whose tasks are as they were."""
-        self._db.executemany("DELETE FROM leases WHERE token = ?", [(token,) for token in tokens])
+        among(self._db, "DELETE FROM leases WHERE token IN ?", tokens)
 
     def lose(self, task_ids: list[int], tokens: list[int]) -> None:
         """Charge tasks a loss; their leases *tokens* are over."""
@@ -233,7 +232,7 @@ class Changes:
             records.append((self._seq, end.task_id, end.reason, now, encode_body(end.body)))
             tasks.append((end.body.attempts, end.token, self._seq, end.task_id))
             self._count(end)
-        self._db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", records)
+        insert(self._db, "INSERT INTO records", records)
         self._leave_backlog([end.task_id for end in ended])
         sql = "UPDATE tasks SET state = 2, due = NULL, attempts = ?, token = ?, seq = ? WHERE id = ?"
         self._db.executemany(sql, tasks)
@@ -242,8 +241,8 @@ class Changes:
 
     def _leave_backlog(self, ids: list[int]) -> None:
         """Forget that tasks are ready; before they move to another host."""
-        sql = "DELETE FROM backlog WHERE host = (SELECT host FROM tasks WHERE id = ?) AND task = ?"
-        self._db.executemany(sql, [(task, task) for task in ids])
+        sql = "DELETE FROM backlog WHERE (host, task) IN (SELECT host, id FROM tasks WHERE id IN ?)"
+        among(self._db, sql, ids)
 
     def _completed(self, end: Ended) -> Ended:
         """Return *end*; of an image that has not changed with what its last record says."""

@@ -108,19 +108,14 @@ class Keeper:
                 if not state.frontier.is_hungry():
                     return
                 wants = state.frontier.wants()
-            offers = [
-                (
-                    read,
-                    view.backlog(*read[:3]),
-                    view.facts(read.key, state.product, state.now()) if read.facts else None,
-                )
-                for read in wants.rows
-            ]
+            number = max((read.number for read in wants.rows), default=0)  # the same for all
+            backlog = view.backlog({read.key: read.after for read in wants.rows}, number)
+            facts = view.facts([read.key for read in wants.rows if read.facts], state.product, state.now())
             hosts = [] if wants.hosts_after is None else view.hosts(wants.hosts_after, HOSTS)
             with state.lock:
                 now = state.now()
-                for read, tasks, facts in offers:
-                    state.frontier.offer(read, tasks, facts, now)
+                for read in wants.rows:
+                    state.frontier.offer(read, backlog[read.key], facts.get(read.key), now)
                 if wants.hosts_after is not None:
                     state.frontier.admit(wants.hosts_after, hosts, len(hosts) == HOSTS, now)
                 state.lock.notify_all()

@@ -49,24 +49,25 @@ def save_origins(db: sqlite3.Connection, origins: Iterable[SavedOrigin]) -> None
     db.executemany("INSERT OR REPLACE INTO robots VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
-def read_facts(query: Query, key: int, product: str, now: float) -> Facts:
-    """Return what is known of the host *key*, and what its rules say to *product*; those that ran out are left out."""
-    sql = "SELECT host, origin, expires, text, reason, detail FROM robots WHERE host = ? AND expires > ?"
-    return Facts(_read_host(query, key), [_origin(row, product) for row in query(sql, key, now)])
+def read_facts(query: Query, keys: list[int], product: str, now: float) -> dict[int, Facts]:
+    """Return what is known of each host, and what its rules say to *product*; those that ran out are left out."""
+    marks = ", ".join("?" * len(keys))
+    sql = f"SELECT key, name, state, until, body FROM hosts WHERE key IN ({marks})"
+    saved = {
+        key: SavedHost(key, name, STATES[state], until, _decode(body))
+        for key, name, state, until, body in query(sql, *keys)
+    }
+    origins: dict[int, list[SavedOrigin]] = {key: [] for key in keys}
+    sql = f"SELECT host, origin, expires, text, reason, detail FROM robots WHERE host IN ({marks}) AND expires > ?"
+    for row in query(sql, *keys, now):
+        origins[row[0]].append(_origin(row, product))
+    return {key: Facts(saved.get(key), origins[key]) for key in keys}
 
 
 def read_paused(query: Query, now: float) -> list[tuple[int, float]]:
     """Return (key, time) of hosts that must not be asked before a time to come."""
     sql = "SELECT key, until FROM hosts WHERE until > ? AND state != 3 LIMIT ?"
     return [(key, until) for key, until in query(sql, now, MAX_PAUSED)]
-
-
-def _read_host(query: Query, key: int) -> SavedHost | None:
-    rows = query("SELECT name, state, until, body FROM hosts WHERE key = ?", key)
-    if not rows:
-        return None
-    name, state, until, body = rows[0]
-    return SavedHost(key, name, STATES[state], until, _decode(body))
 
 
 def _origin(row: Any, product: str) -> SavedOrigin:

@@ -10,6 +10,8 @@ from typing import Any
 
 #: Rows that one statement inserts, as many as a batch of leases has.
 ROWS = 64
+#: Values that one statement looks for.
+VALUES = 500
 
 
 def insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -20,6 +22,15 @@ def insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -
             db.execute(_statement(into, len(some[0]), ROWS), list(chain.from_iterable(some)))
         else:
             db.executemany(_statement(into, len(some[0]), 1), some)
+
+
+def among(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[Any]:
+    """Run *sql*, in which `IN ?` stands for any of *values*, some of these at a time; return all rows."""
+    rows: list[Any] = []
+    for first in range(0, len(values), VALUES):
+        some = values[first : first + VALUES]
+        rows += db.execute(sql.replace("IN ?", f"IN ({', '.join('?' * len(some))})"), some)
+    return rows
 
 
 @functools.cache

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from crawler.broker.hashes import hashes
 from crawler.broker.intake import SLICE, Intake
-
-#: Keys asked for in one statement.
-KEYS = 500
+from crawler.broker.rows import among
 
 
 class KnownUrls:
@@ -90,11 +87,6 @@ class KnownUrls:
     def _hits(self, keys: Collection[int]) -> dict[int, tuple[int, str]]:
         """Return the task, and its URL, of each of the *keys* that is taken."""
         tasks = {key: some[key] for some in (self._tasks, self._added) for key in some.keys() & keys}
-        tasks.update(self._select("hash, task FROM urls WHERE hash", sorted(keys)))
-        urls = dict(self._select("id, url FROM tasks WHERE id", list(tasks.values())))
+        tasks.update(among(self._db, "SELECT hash, task FROM urls WHERE hash IN ?", sorted(keys)))
+        urls = dict(among(self._db, "SELECT id, url FROM tasks WHERE id IN ?", list(tasks.values())))
         return {key: (task, urls[task]) for key, task in tasks.items()}
-
-    def _select(self, what: str, values: list[int]) -> Iterator[tuple[int, Any]]:
-        for start in range(0, len(values), KEYS):
-            some = values[start : start + KEYS]
-            yield from self._db.execute(f"SELECT {what} IN ({','.join('?' * len(some))})", some)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from crawler import facts
-from crawler.broker.changes import LINE_BITS, TASK, task_of
+from crawler.broker.changes import COLUMNS, LINE_BITS, TASKS, task_of
 from crawler.broker.ended import Body, decode_body
 from crawler.broker.hosts import Facts
 from crawler.broker.registry import read_facts, read_paused
@@ -168,11 +169,17 @@ class View:
             for row in rows
         ]
 
-    def backlog(self, host: int, after: int, count: int) -> list[Task]:
-        """Return up to *count* ready tasks of *host* with ids above *after*, in order."""
-        ids = "SELECT task FROM backlog WHERE host = ? AND task > ? ORDER BY task LIMIT ?"
-        sql = f"SELECT {TASK} WHERE t.id IN ({ids}) ORDER BY t.id"
-        return [task_of(row) for row in self._all(sql, host, after, count)]
+    def backlog(self, after: Mapping[int, int], count: int) -> dict[int, list[Task]]:
+        """Return for each host up to *count* ready tasks in order, those with ids above what *after* says of it."""
+        if not after:
+            return {}
+        hosts = f"WITH h(host, after) AS (VALUES {', '.join(['(?, ?)'] * len(after))})"
+        ids = "SELECT task FROM backlog WHERE host = h.host AND task > h.after ORDER BY task LIMIT ?"
+        sql = f"{hosts} SELECT h.host, {COLUMNS} FROM h CROSS JOIN {TASKS} WHERE t.id IN ({ids}) ORDER BY t.id"
+        found: dict[int, list[Task]] = {host: [] for host in after}
+        for host, *row in self._all(sql, *chain.from_iterable(after.items()), count):
+            found[host].append(task_of(row))
+        return found
 
     def hosts(self, after: int, count: int) -> list[int]:
         """Return up to *count* hosts above *after* that have ready tasks, in order."""
@@ -208,9 +215,9 @@ class View:
             for token, session, expires, host, origin, *task in self._all(sql)
         ]
 
-    def facts(self, key: int, product: str, now: float) -> Facts:
-        """Return what is known of the host *key*, and what its rules say to *product*."""
-        return read_facts(self._all, key, product, now)
+    def facts(self, keys: list[int], product: str, now: float) -> dict[int, Facts]:
+        """Return what is known of each of the hosts *keys*, and what its rules say to *product*."""
+        return read_facts(self._all, keys, product, now)
 
     def paused(self, now: float) -> list[tuple[int, float]]:
         """Return (key, time) of hosts that must not be asked before a time to come."""
