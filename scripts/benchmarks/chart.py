@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 WIDTH, LEFT, BAR, GAP = 720, 220, 18, 8
+#: Height of a line of text, and pixels between two labels below a chart.
+ROW, APART = 18, 75
+#: Points of a line from which on they are not marked.
+MANY = 30
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280")
 
 
@@ -29,31 +33,56 @@ def bars(groups: Mapping[str, Mapping[str, float]], unit: str) -> str:
     return _svg(parts, y)
 
 
-def lines(title: str, x_name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Return a chart of lines through points (x, y), x on a logarithmic scale, y from 0."""
+def lines(title: str, x_name: str, series: Mapping[str, Sequence[tuple[float, float]]], is_linear: bool = False) -> str:
+    """Return a chart of lines through points (x, y), x on a logarithmic scale unless *is_linear*, y from 0."""
+    top, left, right, height = 40 + ROW * len(series), 90, WIDTH - 50, 300
+    scale = float if is_linear else math.log10
     points = [point for line in series.values() for point in line]
-    low, high = (math.log10(f(x for x, _ in points)) for f in (min, max))
-    most, height, left = max(y for _, y in points) * 1.05, 300, 90
-    parts = [f'<text x="{left}" y="20" font-weight="bold">{escape(title)}</text>']
+    low, high = (scale(f(x for x, _ in points)) for f in (min, max))
+    step = _step(max(y for _, y in points))
+    most = step * math.ceil(max(y for _, y in points) / step)
 
     def place(x: float, y: float) -> tuple[float, float]:
-        share = (math.log10(x) - low) / (high - low or 1)
-        return left + share * (WIDTH - left - 30), 40 + height * (1 - y / most)
+        return left + (scale(x) - low) / (high - low or 1) * (right - left), top + height * (1 - y / most)
 
-    for step in range(5):
-        value = most * step / 4
-        _, y = place(points[0][0], value)
-        parts.append(f'<line x1="{left}" x2="{WIDTH - 30}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,.0f}</text>')
-    for x in sorted({x for x, _ in points}):
-        parts.append(f'<text x="{place(x, 0)[0]:.1f}" y="{height + 58}" text-anchor="middle">{x:,.0f}</text>')
-    parts.append(f'<text x="{WIDTH / 2}" y="{height + 78}" text-anchor="middle">{escape(x_name)}</text>')
+    parts = [f'<text x="{left}" y="20" font-weight="bold">{escape(title)}</text>']
+    for number in range(round(most / step) + 1):
+        y = place(points[0][0], number * step)[1]
+        parts.append(
+            f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="{"#ddd" if number else "#444"}"/>'
+        )
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{number * step:,.10g}</text>')
+    for x in _labelled(sorted({x for x, _ in points}), lambda x: place(x, 0)[0]):
+        parts.append(f'<text x="{place(x, 0)[0]:.1f}" y="{top + height + 18}" text-anchor="middle">{x:,.10g}</text>')
+    middle = (left + right) / 2
+    parts.append(f'<text x="{middle}" y="{top + height + 40}" text-anchor="middle">{escape(x_name)}</text>')
     for number, (name, line) in enumerate(series.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
+        colour, y = COLOURS[number % len(COLOURS)], 40 + ROW * number
+        parts.append(
+            f'<line x1="{left}" x2="{left + 24}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2"/>'
+        )
+        parts.append(f'<text x="{left + 32}" y="{y}" fill="{colour}">{escape(name)}</text>')
+        places = [place(*point) for point in line]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{left + 8}" y="{54 + 18 * number}" fill="{colour}">{escape(name)}</text>')
-    return _svg(parts, height + 90)
+        if len(line) < MANY:
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
+    return _svg(parts, top + height + 54)
+
+
+def _step(most: float) -> float:
+    """Return the distance of lines at round numbers, four to eight of them up to *most*."""
+    unit = 10 ** math.floor(math.log10(most or 1))
+    return next(unit * share for share in (2.0, 1.0, 0.5, 0.2) if most >= 4 * unit * share)
+
+
+def _labelled(values: Sequence[float], place: Callable[[float], float]) -> list[float]:
+    """Return those of the sorted *values* whose labels have room beside each other; the last is one of them."""
+    found: list[float] = []
+    for value in reversed(values):
+        if not found or place(found[-1]) - place(value) > APART:
+            found.append(value)
+    return found
 
 
 def _svg(parts: Sequence[str], height: float) -> str:

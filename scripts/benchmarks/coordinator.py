@@ -214,14 +214,21 @@ def write_charts(folder: Path, results: list[dict[str, Any]]) -> None:
     names = ("put/s", "lease + complete/s", "plain inserts/s", "plain lease + complete/s")
     rates = {name: [(one["tasks"], one[name]) for one in results] for name in names}
     (folder / "queue-rates.svg").write_text(chart.lines("tasks per second", "tasks in the queue", rates))
-    memory = {"memory": [(one["tasks"], one["memory MB"]) for one in results]}
-    (folder / "queue-memory.svg").write_text(chart.lines("resident MB", "tasks in the queue", memory))
-    for name in ("machines", "threads"):
+    memory = {"at most, while putting and leasing": [(one["tasks"], one["memory MB"]) for one in results]}
+    (folder / "queue-memory.svg").write_text(
+        chart.lines("resident MB of the coordinator", "tasks in the queue", memory)
+    )
+    units = {
+        "machines": f"stub machines, each with {CYCLES} requests under way",
+        "threads": "requests under way of one",
+    }
+    for name, unit in units.items():
         if found := results[-1][name]:
             requests = CYCLES if name == "machines" else 1
             ideal = [(number, number * requests * stubs.LEASES / HOLD) for number, _ in found]
             growth = {"ended": [(number, rate) for number, rate in found], "if nothing else cost time": ideal}
-            (folder / f"queue-{name}.svg").write_text(chart.lines("tasks per second", name, growth))
+            title = f"tasks ended per second, each held for {HOLD} s"
+            (folder / f"queue-{name}.svg").write_text(chart.lines(title, unit, growth, is_linear=True))
 
 
 if __name__ == "__main__":
