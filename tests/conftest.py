@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOOK, LATER = 0.01, 0.1
 
 
-def wait_until(predicate: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(predicate: Callable[[], object], seconds: float = 60.0) -> None:
     """
     Return as soon as *predicate* is true.
 

@@ -19,7 +19,7 @@ from crawler.broker.ledger import Ledger
 from crawler.broker.local import LocalTaskQueue
 from crawler.model import Progress
 from crawler.settings import Settings
-from tests.command import LOCAL, records, run, running, served, status, write_list
+from tests.command import LIMIT, LOCAL, records, run, running, served, status, write_list
 from tests.conftest import wait_until
 from tests.site import Site
 from tests.test_task_queue import batch, hello, terms
@@ -145,7 +145,7 @@ def test_a_running_crawl_can_be_verified(tmp_path: Path, site: Site) -> None:
         assert f"{tmp_path / OUT} runs: stop it before --sweep" in refused.stderr
         assert orphan.exists()
         seed.send_signal(signal.SIGTERM)
-        assert seed.wait(60) == 75
+        assert seed.wait(LIMIT) == 75
 
 
 # ------------------------------------------------------------------ sweep
@@ -264,7 +264,7 @@ def test_hosts_that_wait_are_told(tmp_path: Path, site: Site) -> None:
         wait_until(lambda: status(tmp_path, OUT).get("hosts", {}).get("waiting"))
         assert re.search(WAITS, told(lambda facts: facts["running"]), re.M)
         seed.send_signal(signal.SIGTERM)
-        assert seed.wait(60) == 75
+        assert seed.wait(LIMIT) == 75
     assert re.search(WAITS, told(lambda facts: not facts["running"]), re.M)
 
 

@@ -204,7 +204,7 @@ def test_png_suite(bench: Bench, corpora: Path) -> None:
     assert len(files) > 170
 
 
-@pytest.mark.timeout(600 if LONG else 60)
+@pytest.mark.timeout(600 if LONG else 240)
 def test_damaged_fixtures(bench: Bench) -> None:
     """Whatever is done to good images gets a verdict about the image, and the same when asked again."""
     names = [line.split("\t")[0] for line in (ROOT / "fixtures/MANIFEST.tsv").read_text().splitlines()[1:]]

@@ -133,7 +133,7 @@ def look(path: Path) -> tuple[int, list[tuple[int, int]], str]:
         return tasks, db.execute(query).fetchall(), sound
 
 
-@pytest.mark.timeout(0 if LONG else 60)
+@pytest.mark.timeout(0 if LONG else 240)
 @pytest.mark.parametrize("tail", ["gone", "zeros"])
 def test_what_was_acknowledged_is_in_the_log_before_the_answer(played: Played, tmp_path: Path, tail: str) -> None:
     """Cut anywhere, with the rest missing or never written: all that was told is there, once, and the file is sound."""

@@ -20,7 +20,7 @@ from crawler import descriptors
 from crawler.broker.ledger import Ledger
 from crawler.errors import Stopped, StorageFailed, UsageError
 from crawler.room import RoomWatch, await_room
-from tests.command import LOCAL, command, records, run, running, served, status, write_list
+from tests.command import LIMIT, LOCAL, command, records, run, running, served, status, write_list
 from tests.conftest import missing, wait_until
 from tests.site import Site
 
@@ -97,7 +97,7 @@ def test_a_run_waits_for_room_and_goes_on(tmp_path: Path, site: Site, mount: Mou
         filler = fill(disk)
         wait_until(lambda: status(tmp_path, "urls.crawl").get("trouble"))
         filler.unlink()
-        said = seed.communicate(timeout=60)[1]
+        said = seed.communicate(timeout=LIMIT)[1]
         assert seed.returncode == 0, said
     assert "nothing can be stored" in said and "images can be stored again" in said
     assert attempts(tmp_path, "urls.crawl") == [1] * 120
@@ -112,7 +112,7 @@ def test_a_disk_that_stays_full_is_74_and_resumed(tmp_path: Path, site: Site, mo
         served(tmp_path, "disk/out")
         wait_until(lambda: status(tmp_path, "disk/out").get("stored", 0) > 8)
         filler = fill(disk)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=LIMIT)[1]
         assert process.returncode == 74, said
     assert "Traceback" not in said
     filler.unlink()
@@ -132,7 +132,7 @@ def test_a_run_that_is_started_on_a_full_disk_waits(tmp_path: Path, site: Site, 
             assert process.stderr is not None
             assert "no room in" in process.stderr.readline()
             filler.unlink()
-            assert process.wait(60) == 0
+            assert process.wait(LIMIT) == 0
         assert attempts(tmp_path, "disk/out") == [1] * count
 
 
@@ -146,7 +146,7 @@ def test_that_wait_has_an_end(tmp_path: Path, site: Site, mount: Mount, limit: s
         assert "no room in" in process.stderr.readline()
         if expected == 75:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == expected
+        assert process.wait(LIMIT) == expected
         said = process.stderr.read()
     assert len(said.splitlines()) == 1 and "no room in" in said
     assert not (tmp_path / "disk" / "out").exists()
@@ -229,7 +229,7 @@ def test_a_run_pauses_before_the_disk_is_full(tmp_path: Path, site: Site, mount:
         paused = status(tmp_path, "urls.crawl")
         assert 0 < paused["stored"] == asked < 200
         filler.unlink()
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=LIMIT)[1]
         assert process.returncode == 0, said
     assert said.count("less than 16 MB free") == 1 and said.count("there is room again") == 1
     assert attempts(tmp_path, "urls.crawl") == [1] * 200
@@ -356,7 +356,7 @@ def test_too_few_open_files_are_told_at_once(tmp_path: Path, site: Site, how: st
             served(tmp_path, "urls.crawl")
             refused = limited("worker", "urls.crawl", *hands, "32")
             works = limited("worker", "urls.crawl", *hands, "21")
-            assert process.wait(30) == 0
+            assert process.wait(LIMIT) == 0
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert "160" in line and "128" in line and "ulimit -Hn 160" in line and "--threads 21" in line

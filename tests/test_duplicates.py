@@ -26,7 +26,7 @@ from crawler.model import Choice, Completion, Hello, Lease
 from crawler.reasons import Reason
 from crawler.settings import NearDuplicates, Settings
 from crawler.treatment import Treatment
-from tests.command import LOCAL, records, rows, run, running, served, status, write_list
+from tests.command import LIMIT, LOCAL, records, rows, run, running, served, status, write_list
 from tests.conftest import wait_until
 from tests.shards import listed, tars
 from tests.site import Site
@@ -265,7 +265,7 @@ def test_one_original_for_all_workers(tmp_path: Path, site: Site) -> None:
     with running(tmp_path, "seed", "urls.txt", *LOCAL, *options) as seed:
         served(tmp_path, "urls.crawl")
         run(tmp_path, "worker", "urls.crawl", "--store", "none", "--processes", "1", "--threads", "8")
-        assert seed.wait(30) == 0, seed.stderr
+        assert seed.wait(LIMIT) == 0, seed.stderr
     found = current(tmp_path)
     assert (len(found), len([one for one in found if one["outcome"] == "stored"])) == (60, 1)
 

@@ -16,7 +16,7 @@ import pytest
 from crawler.consumer.store.directory import Directory
 from crawler.join import Joining, work
 from crawler.model import QueueStatus
-from tests.command import LOCAL, records, rows, run, running, served, status, write_list
+from tests.command import LIMIT, LOCAL, records, rows, run, running, served, status, write_list
 from tests.conftest import ROOT, free_port, wait_until
 from tests.site import Site, photo
 
@@ -29,7 +29,7 @@ def test_a_worker_without_the_store_sends_its_downloads(tmp_path: Path, site: Si
     with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0") as seed:
         served(tmp_path, "urls.crawl")
         worker = run(tmp_path, "worker", "urls.crawl", "--store", "none", *SMALL)
-        assert (worker.returncode, seed.wait(30)) == (0, 0), worker.stderr
+        assert (worker.returncode, seed.wait(LIMIT)) == (0, 0), worker.stderr
     kept = records(tmp_path, "urls.crawl")
     assert sum(record["outcome"] == "stored" for record in kept) == 30
     assert [record["reason"] for record in kept if record["reason"]] == ["image_truncated"]
@@ -54,7 +54,7 @@ def test_machines_join_with_a_key(tmp_path: Path, site: Site) -> None:
     with running(tmp_path, "seed", "urls.txt", *LOCAL, "--workers", "0", "--listen", address, "--key", "key") as seed:
         served(tmp_path, "urls.crawl")
         worker = run(tmp_path, "worker", address, "--key", "theirs", *SMALL)
-        said = seed.communicate(timeout=30)[1]
+        said = seed.communicate(timeout=LIMIT)[1]
         assert (worker.returncode, seed.returncode) == (0, 0), worker.stderr
     assert f"crawler worker {address} --key key" in said
     assert len(records(tmp_path, "urls.crawl")) == 10
@@ -71,7 +71,7 @@ def test_a_wrong_key_is_77(tmp_path: Path, site: Site) -> None:
         wrong = run(tmp_path, "worker", address, "--key", "wrong", *SMALL)
         assert wrong.returncode == 77, wrong.stderr
         assert run(tmp_path, "worker", "urls.crawl", *SMALL).returncode == 0
-        assert seed.wait(30) == 0
+        assert seed.wait(LIMIT) == 0
 
 
 def test_nonsense_on_the_port_is_one_line_and_no_harm(tmp_path: Path, site: Site) -> None:
@@ -83,7 +83,7 @@ def test_nonsense_on_the_port_is_one_line_and_no_harm(tmp_path: Path, site: Site
         with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))) as loud:
             loud.sendall(b"GET / HTTP/1.0\r\n\r\n" * 50)
             worker = run(tmp_path, "worker", "urls.crawl", *SMALL)
-        said = seed.communicate(timeout=30)[1]
+        said = seed.communicate(timeout=LIMIT)[1]
         assert (worker.returncode, seed.returncode) == (0, 0), worker.stderr
     assert said.count("no crawler is on the other side") == 1
     assert "Traceback" not in said
@@ -130,7 +130,7 @@ def test_lists_are_added_to_a_running_queue(tmp_path: Path, site: Site) -> None:
         wait_until(lambda: status(tmp_path, "urls.crawl").get("stored") == 2)
         assert status(tmp_path, "urls.crawl")["entries"] == 3
         seed.send_signal(signal.SIGTERM)
-        assert seed.wait(60) == 75
+        assert seed.wait(LIMIT) == 75
 
 
 def test_retry_of_a_running_crawl(tmp_path: Path, site: Site) -> None:
@@ -142,7 +142,7 @@ def test_retry_of_a_running_crawl(tmp_path: Path, site: Site) -> None:
         assert run(tmp_path, "retry", "urls.crawl").returncode == 0
         wait_until(lambda: status(tmp_path, "urls.crawl").get("stored") == 1)
         seed.send_signal(signal.SIGTERM)
-        assert seed.wait(60) == 75
+        assert seed.wait(LIMIT) == 75
 
 
 def test_a_killed_worker_costs_nothing(tmp_path: Path, site: Site) -> None:
@@ -154,7 +154,7 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, site: Site) -> None:
             wait_until(lambda: status(tmp_path, "urls.crawl").get("stored", 0) > 4)
             os.kill(victim.pid, signal.SIGKILL)
         assert run(tmp_path, "worker", "urls.crawl", *SMALL).returncode == 0
-        assert seed.wait(30) == 0
+        assert seed.wait(LIMIT) == 0
     kept = records(tmp_path, "urls.crawl")
     assert [record["outcome"] for record in kept] == ["stored"] * 40
     assert len({record["id"] for record in kept}) == 40
@@ -181,7 +181,7 @@ def test_a_worker_that_is_stopped_for_longer_than_its_leases(tmp_path: Path, sit
         os.killpg(zombie.pid, signal.SIGCONT)
         wait_until(lambda: len(status(tmp_path, "urls.crawl").get("workers", [])) == 2)
         seed.send_signal(signal.SIGTERM)
-        assert (seed.wait(40), other.wait(40), zombie.wait(40)) == (75, 75, 75)
+        assert (seed.wait(LIMIT), other.wait(LIMIT), zombie.wait(LIMIT)) == (75, 75, 75)
     assert (tmp_path / "urls.crawl" / "completions.jsonl").read_bytes() == before
     assert sorted(record["url"] for record in records(tmp_path, "urls.crawl")) == sorted(urls)
     assert 24 <= len(site.requests) <= 24 + 8
@@ -198,9 +198,9 @@ def test_a_worker_rides_out_a_restart_of_the_coordinator(tmp_path: Path, site: S
         with running(tmp_path, "worker", "urls.crawl", *SMALL) as worker:
             wait_until(lambda: status(tmp_path, "urls.crawl").get("stored", 0) > 8)
             first.kill()
-            first.wait(20)
+            first.wait(LIMIT)
             again = run(tmp_path, *seed)
-            assert (again.returncode, worker.wait(30)) == (0, 0), again.stderr
+            assert (again.returncode, worker.wait(LIMIT)) == (0, 0), again.stderr
     kept = records(tmp_path, "urls.crawl")
     assert sorted(record["url"] for record in kept) == sorted(urls)
     assert all(record["outcome"] == "stored" for record in kept)
@@ -223,14 +223,14 @@ def test_a_coordinator_that_is_killed_while_a_worker_joins(
             sessions.append(session)
             if len(sessions) == 1:
                 processes[0].kill()
-                processes[0].wait(20)
+                processes[0].wait(LIMIT)
                 processes.append(stack.enter_context(running(tmp_path, *seed)))
             prove(store, session, nonce)
 
         monkeypatch.setattr(Directory, "prove", restarted)
         joining = Joining(address=address, key=str(tmp_path / "key"), processes=1, threads=4, verifiers=1)
         assert work(joining, lambda worker: None) is QueueStatus.FINISHED
-        assert processes[1].wait(30) == 0
+        assert processes[1].wait(LIMIT) == 0
     assert len(set(sessions)) == len(sessions) == 2
     assert [record["outcome"] for record in records(tmp_path, "urls.crawl")] == ["stored"] * 10
 
@@ -243,10 +243,10 @@ def test_sigterm_of_a_worker_gives_back(tmp_path: Path, site: Site) -> None:
         with running(tmp_path, "worker", "urls.crawl", *SMALL) as leaver:
             wait_until(lambda: status(tmp_path, "urls.crawl").get("stored", 0) > 2)
             leaver.send_signal(signal.SIGTERM)
-            assert leaver.wait(40) == 75
+            assert leaver.wait(LIMIT) == 75
         wait_until(lambda: status(tmp_path, "urls.crawl").get("leased") == 0)
         assert run(tmp_path, "worker", "urls.crawl", *SMALL).returncode == 0
-        assert seed.wait(30) == 0
+        assert seed.wait(LIMIT) == 0
     assert len(records(tmp_path, "urls.crawl")) == 40
     assert len(site.requests) == 40
 
@@ -259,8 +259,8 @@ def test_a_stopped_coordinator_tells_its_workers(tmp_path: Path, site: Site) -> 
         with running(tmp_path, "worker", "urls.crawl", *SMALL) as worker:
             wait_until(lambda: status(tmp_path, "urls.crawl").get("stored", 0) > 2)
             seed.send_signal(signal.SIGTERM)
-            said = worker.communicate(timeout=40)[1]
-            assert (worker.returncode, seed.wait(40)) == (75, 75)
+            said = worker.communicate(timeout=LIMIT)[1]
+            assert (worker.returncode, seed.wait(LIMIT)) == (75, 75)
     assert "is away" not in said
 
 
@@ -279,5 +279,5 @@ def test_a_list_is_added_from_another_machine(tmp_path: Path, site: Site) -> Non
         assert run(tmp_path, "seed", "more.txt", "--to", address, "--key", "key").returncode == 0
         wait_until(lambda: status(tmp_path, "urls.crawl").get("stored") == 2)
         seed.send_signal(signal.SIGTERM)
-        assert seed.wait(40) == 75
+        assert seed.wait(LIMIT) == 75
     assert [row["list"] for row in rows(tmp_path, "urls.crawl")] == ["urls.txt", "more.txt", "more.txt"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import LOCAL, records, run, running, served, status, write_list
+from tests.command import LIMIT, LOCAL, records, run, running, served, status, write_list
 from tests.conftest import ROOT, free_port, missing, wait_until
 from tests.site import Site
 
@@ -56,8 +56,8 @@ def test_workers_are_started(tmp_path: Path, site: Site, paths: dict[str, str], 
             wait_until(lambda: len(status(tmp_path, "urls.crawl").get("workers", [])) == max(1, len(machines)))
             wait_until(lambda: status(tmp_path, "urls.crawl").get("stored") == 20)
             seed.send_signal(signal.SIGTERM)
-            said = workers.communicate(timeout=40)[0]
-            assert (workers.returncode, seed.wait(30)) == (75, 75)
+            said = workers.communicate(timeout=LIMIT)[0]
+            assert (workers.returncode, seed.wait(LIMIT)) == (75, 75)
     assert len(records(tmp_path, "urls.crawl")) == 20
     for machine in machines:
         assert f"{machine}: working for {address}" in said
@@ -79,7 +79,7 @@ def test_a_task_that_slurm_stops_gives_back_what_it_has(tmp_path: Path, site: Si
         with subprocess.Popen(words, cwd=tmp_path, env=paths) as array:
             wait_until(lambda: len(status(tmp_path, "urls.crawl").get("workers", [])) == 2)
             os.kill(int((tmp_path / "task-0").read_text()), signal.SIGTERM)
-            assert (array.wait(40), seed.wait(30)) == (75, 0)
+            assert (array.wait(40), seed.wait(LIMIT)) == (75, 0)
     assert len(records(tmp_path, "urls.crawl")) == len(site.requests) == 40
 
 

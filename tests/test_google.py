@@ -20,8 +20,8 @@ from tests.conftest import free_port, wait_until
 from tests.shards import check as check_tars
 from tests.site import Site
 
-#: Loading the library takes its time.
-pytestmark = [pytest.mark.timeout(120), pytest.mark.once]
+#: It takes long, and says nothing about the Python.
+pytestmark = pytest.mark.once
 
 
 class Bucket:

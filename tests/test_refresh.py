@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.command import LOCAL, records, run, running, status, write_list
+from tests.command import LIMIT, LOCAL, records, run, running, status, write_list
 from tests.conftest import wait_until
 from tests.site import Site, photo
 
@@ -48,7 +48,7 @@ def test_a_refresh_that_was_killed_goes_on(tmp_path: Path) -> None:
         with running(tmp_path, "seed", "urls.txt", "--refresh", "--per-host", "1", *LOCAL) as process:
             wait_until(lambda: len(records(tmp_path, "urls.crawl")) > 42)
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(20)
+            process.wait(LIMIT)
         assert run(tmp_path, "seed", "urls.txt", "--refresh", *LOCAL).returncode == 0
         assert len(records(tmp_path, "urls.crawl")) == 80
         assert {record["http_status"] for record in current(tmp_path).values()} == {304}

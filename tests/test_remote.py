@@ -13,15 +13,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.command import LOCAL, records, run, running, served, status, write_list
+from tests.command import LIMIT, LOCAL, records, run, running, served, status, write_list
 from tests.conftest import wait_until
 from tests.objects import Bucket, Faults, object_store
 from tests.shards import check as check_tars
 from tests.shards import listed
 from tests.site import Site
 
-#: Loading the library takes its time, and a failing store has it wait.
-pytestmark = [pytest.mark.timeout(180), pytest.mark.once]
+#: It takes long, and says nothing about the Python.
+pytestmark = pytest.mark.once
 
 SMALL = ("--processes", "1", "--threads", "8")
 
@@ -126,7 +126,7 @@ def test_an_object_store_that_refuses_all_pauses_the_run(
     with running(tmp_path, "seed", "urls.txt", *LOCAL, "--store", f"s3://{bucket.name}/pre") as seed:
         wait_until(lambda: "cannot store in s3://" in (status(tmp_path, "urls.crawl").get("trouble") or ""))
         faults.plan = ("",)
-        assert seed.wait(50) == 0
+        assert seed.wait(LIMIT) == 0
     kept = check(tmp_path, bucket, 30)
     assert all(record["attempts"] == 1 for record in kept.values())
 
@@ -158,7 +158,7 @@ def test_a_worker_that_cannot_reach_it_sends_downloads(tmp_path: Path, site: Sit
             refused = run(tmp_path, "worker", "urls.crawl", "--store", store, *SMALL)
             assert (refused.returncode, "cannot be written" in refused.stderr) == (2, True), refused.stderr
             assert run(tmp_path, "worker", "urls.crawl", *SMALL).returncode == 0
-        assert seed.wait(30) == 0
+        assert seed.wait(LIMIT) == 0
     check(tmp_path, bucket, 10)
 
 
@@ -201,7 +201,7 @@ def test_held_tasks_are_kept_alive_until_the_upload(tmp_path: Path, site: Site, 
         assert status(tmp_path, "urls.crawl")["stored"] == 0
         wait_until(lambda: faults.done["403"] > 1, 40)
         faults.plan = ("",)
-        assert seed.wait(60) == 0
+        assert seed.wait(LIMIT) == 0
     kept = records(tmp_path, "urls.crawl")
     assert (len(kept), {record["attempts"] for record in kept}) == (60, {1})
     check_tars(tmp_path / "urls.crawl", 60, fetched(bucket, tmp_path / "store"))

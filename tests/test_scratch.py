@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from crawler.scratch import LOCK, Scratch
-from tests.command import LOCAL, records, run, running, served, write_list
+from tests.command import LIMIT, LOCAL, records, run, running, served, write_list
 from tests.conftest import wait_until
 from tests.site import Site
 
@@ -74,7 +74,7 @@ def test_what_a_kill_left_goes_with_the_next(temporary: Path) -> None:
     with owner() as (_, kept), Scratch() as mine:
         with owner() as (killed, left):
             killed.kill()
-            killed.wait(20)
+            killed.wait(LIMIT)
         assert (left / "download").exists()
         with Scratch() as folder:
             assert sorted(temporary.iterdir()) == sorted([kept, mine, folder])
@@ -105,7 +105,7 @@ def test_what_another_user_left_stays(temporary: Path) -> None:
     """It is theirs to remove."""
     with owner() as (killed, left):
         killed.kill()
-        killed.wait(20)
+        killed.wait(LIMIT)
     os.chown(left, 12345, 12345)
     Scratch().close()
     assert list(temporary.iterdir()) == [left]
@@ -132,9 +132,9 @@ def test_a_killed_worker_leaves_its_downloads_to_the_next(tmp_path: Path, site: 
         with running(tmp_path, *worker) as victim:
             wait_until(lambda: [path for path in temporary.glob("crawler-*/*") if not path.name.startswith(LOCK)])
             os.killpg(victim.pid, signal.SIGKILL)
-            victim.wait(20)
+            victim.wait(LIMIT)
         assert len(list(temporary.glob("crawler-*"))) == 1
         done = run(tmp_path, *worker)
-        assert (done.returncode, seed.wait(30)) == (0, 0), done.stderr
+        assert (done.returncode, seed.wait(LIMIT)) == (0, 0), done.stderr
     assert list(temporary.iterdir()) == []
     assert len(records(tmp_path, "urls.crawl")) == 24

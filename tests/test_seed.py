@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from crawler.out import Out
-from tests.command import LOCAL, records, rows, run, running, served, status, write_list
+from tests.command import LIMIT, LOCAL, records, rows, run, running, served, status, write_list
 from tests.conftest import wait_until
 from tests.site import Site, photo
 
@@ -191,7 +191,7 @@ def test_sigterm_ends_with_75_and_the_rest_is_done_later(tmp_path: Path, site: S
         served(tmp_path, "urls.crawl")
         wait_until(lambda: status(tmp_path, "urls.crawl").get("stored", 0) > 4)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 75
+        assert process.wait(LIMIT) == 75
     assert not list((tmp_path / "urls.crawl" / "images").glob(".*"))
     done = run(tmp_path, "seed", "urls.txt", *LOCAL)
     assert done.returncode == 0, done.stderr
@@ -207,7 +207,7 @@ def test_kill_9_of_everything_loses_nothing(tmp_path: Path, site: Site) -> None:
         served(tmp_path, "urls.crawl")
         wait_until(lambda: status(tmp_path, "urls.crawl").get("stored", 0) > 8)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(20)
+        process.wait(LIMIT)
     stored, restart = status(tmp_path, "urls.crawl")["stored"], time.monotonic()
     done = run(tmp_path, "seed", "urls.txt", *LOCAL)
     assert done.returncode == 0, done.stderr
@@ -338,7 +338,7 @@ def test_a_signal_to_the_whole_group_drains_too(tmp_path: Path, site: Site) -> N
             before = len(site.requests)
             wait_until(lambda before=before: len(site.requests) > before + 4)  # type: ignore[misc]
             os.killpg(process.pid, number)
-            said = process.communicate(timeout=60)[1]
+            said = process.communicate(timeout=LIMIT)[1]
             assert process.returncode == 75
             assert "died" not in said
     assert run(tmp_path, "seed", "urls.txt", *LOCAL).returncode == 0

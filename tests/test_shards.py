@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.command import LOCAL, records, run, running, served, status, write_list
+from tests.command import LIMIT, LOCAL, records, run, running, served, status, write_list
 from tests.conftest import free_port, wait_until
 from tests.shards import check, listed, tars
 from tests.site import Site, photo_size
@@ -65,8 +65,8 @@ def test_a_worker_that_is_killed_leaves_its_part_to_the_coordinator(tmp_path: Pa
             os.killpg(first.pid, signal.SIGKILL)
         with running(tmp_path, "worker", "urls.crawl", *SMALL) as second:
             assert run(tmp_path, "worker", "urls.crawl", "--store", "none", *SMALL).returncode == 0
-            assert second.wait(30) == 0
-        assert seed.wait(30) == 0, seed.stderr
+            assert second.wait(LIMIT) == 0
+        assert seed.wait(LIMIT) == 0, seed.stderr
     check(tmp_path / "urls.crawl", 300)
     assert len(tars(tmp_path / "urls.crawl" / "images")) == 3
 
@@ -84,7 +84,7 @@ def test_a_worker_rides_out_a_restart_of_the_coordinator(tmp_path: Path, site: S
             os.killpg(first.pid, signal.SIGKILL)
             first.wait()
             with running(tmp_path, *command) as second:
-                assert (second.wait(40), worker.wait(20)) == (0, 0)
+                assert (second.wait(LIMIT), worker.wait(LIMIT)) == (0, 0)
     check(tmp_path / "urls.crawl", 200)
 
 
@@ -180,7 +180,7 @@ def test_what_is_in_shards_is_verified(tmp_path: Path, site: Site, format: str) 
     done = run(tmp_path, "retry", "urls.crawl", "--missing")
     assert "10 tasks wait" in done.stdout
     assert run(tmp_path, *seed).returncode == 0
-    assert json.loads(run(tmp_path, "status", "urls.crawl", "--json").stdout)["stored"] == 25
+    assert status(tmp_path, "urls.crawl")["stored"] == 25
     assert not shard.exists()
     assert "25 of 25 records have their file" in run(tmp_path, "status", "urls.crawl", "--verify").stdout
 

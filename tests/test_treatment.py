@@ -8,7 +8,7 @@ from pathlib import Path
 import PIL.Image as Pillow
 import pytest
 
-from tests.command import LOCAL, records, run, running, served, write_list
+from tests.command import LIMIT, LOCAL, records, run, running, served, write_list
 from tests.site import Site, photo_size
 
 RESIZED = ("--resize", "64", "--resize-mode", "keep-ratio")
@@ -36,7 +36,7 @@ def test_resized_in_place_and_at_the_coordinator(tmp_path: Path, site: Site) -> 
     with running(tmp_path, "seed", "urls.txt", "-o", "there", *LOCAL, *RESIZED, "--workers", "0") as seed:
         served(tmp_path, "there")
         worker = run(tmp_path, "worker", "there", "--store", "none", "--processes", "1", "--threads", "8")
-        assert (worker.returncode, seed.wait(30)) == (0, 0), worker.stderr
+        assert (worker.returncode, seed.wait(LIMIT)) == (0, 0), worker.stderr
     here = stored(tmp_path, "here")
     assert len(here) == 12
     assert here == stored(tmp_path, "there")
