@@ -45,7 +45,7 @@ def crawl(
             say otherwise. Verifiers are child processes all the same.
         store: Where images go, OUT/images by default.
         threads: Fetches at a time, of each process.
-        settings: Limits, politeness, retries and access; see `crawler.model.Settings`.
+        settings: Limits, politeness, retries and access; see `crawler.settings.Settings`.
         watch: Told how it stands.
 
     Returns:

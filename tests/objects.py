@@ -89,23 +89,39 @@ class Bucket:
 def object_store() -> Iterator[str]:
     """Serve an empty object store in a process of its own; yields its address."""
     port = free_port()
+    command = ["-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with served_by(command, f"http://127.0.0.1:{port}", "/moto-api/data.json", CREDENTIALS) as address:
+        yield address
+
+
+@contextmanager
+def served_by(command: list[str], address: str, ready: str, environment: dict[str, str]) -> Iterator[str]:
+    """
+    Run a server for the time of the block; yields its address once it answers.
+
+    Args:
+        command: What Python is started with.
+        address: Where the server listens then.
+        ready: Path that it answers.
+        environment: Beside that of this process.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **CREDENTIALS},
+        env={**os.environ, **environment},
     )
 
     def answers() -> bool:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/data.json", timeout=5).close()
+            urllib.request.urlopen(f"{address}{ready}", timeout=5).close()
         except OSError:
             return False
         return True
 
     try:
         wait_until(answers, 40)
-        yield f"http://127.0.0.1:{port}"
+        yield address
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 
 from tests.command import LOCAL, records, run, running, status, write_list
 from tests.conftest import free_port, wait_until
+from tests.objects import served_by
 from tests.shards import check as check_tars
 from tests.site import Site
 
@@ -46,24 +45,11 @@ class Bucket:
 def endpoint() -> Iterator[str]:
     """Serve an empty bucket in a process of its own."""
     port = free_port()
-    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--port", str(port), "-H", "127.0.0.1"]
-    process = subprocess.Popen(
-        [*command, "--in-memory", "--default-bucket", "bucket"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-    def answers() -> bool:
-        try:
-            Bucket(f"http://127.0.0.1:{port}").names("")
-        except OSError:
-            return False
-        return True
-
-    try:
-        wait_until(answers, 40)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    command = ["-m", "gcp_storage_emulator", "start", "--port", str(port), "-H", "127.0.0.1", "--in-memory"]
+    with served_by(
+        [*command, "--default-bucket", "bucket"], f"http://127.0.0.1:{port}", "/storage/v1/b", {}
+    ) as address:
+        yield address
 
 
 @pytest.fixture
