@@ -122,6 +122,7 @@ def test_lists_are_read_from_an_object_store(monkeypatch: pytest.MonkeyPatch) ->
             assert good([row for rows in batches(from_path(path)) for row in rows]) == THREE
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", ["data/a.csv", "data/", "data/*.csv"])
 def test_lists_are_read_from_a_hub_of_data_sets(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, path: str
