@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from crawler.broker.copies import exact_duplicates
 from crawler.broker.views import View
 from crawler.model import Record
 from crawler.reasons import Class, Reason, advise
@@ -73,6 +76,12 @@ class Summary:
         """Return the number of tasks without a record."""
         return self.total - self.stored - self.failed
 
+    @cached_property
+    def exact_duplicates(self) -> int:
+        """Return the number of stored images that have the same bytes as another one; counted when first asked."""
+        with closing(self._view()) as view:
+            return exact_duplicates(view)
+
     def records(self) -> Iterator[Record]:
         """Yield the current record of every task that has one, in the order of ids."""
         view = self._view()
@@ -86,7 +95,11 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Return the summary as text."""
-        return [*self._counts(), *self._failures(), *self._hosts(), *self._next()]
+        return [*self._counts(), *self.reasons_and_hints()]
+
+    def reasons_and_hints(self) -> list[str]:
+        """Return what the summary says after its counts."""
+        return [*self._failures(), *self._hosts(), *self._next()]
 
     def _counts(self) -> list[str]:
         lines = [f"{self.total:,} URLs from {self.entries:,} lines: {self.stored:,} stored, {self.failed:,} failed"]
@@ -96,6 +109,8 @@ class Summary:
         if self.seconds is not None:
             size += f" in {_duration(self.seconds)}"
         lines.append(f"{size}; images in {self.images}")
+        if self.exact_duplicates:
+            lines.append(f"{self.exact_duplicates:,} of the stored images have the same bytes as another of them")
         if self.near_duplicates:
             lines.append(f"{self.near_duplicates:,} of the stored images are nearly the same as another of them")
         if self.ignored:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
+from crawler.broker.copies import exact_duplicates
 from crawler.broker.duplicates import Duplicates, compared
 from crawler.broker.ended import Body, Ended
 from crawler.broker.ledger import Ledger
@@ -223,6 +224,32 @@ def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
 
 def current(folder: Path) -> list[dict[str, object]]:
     return list({record["id"]: record for record in records(folder, "urls.crawl")}.values())
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "webdataset"), ("--name", "index")])
+def test_the_same_bytes_are_counted(tmp_path: Path, site: Site, options: tuple[str, ...]) -> None:
+    """In the summary, in the status and its JSON; the first of each is none, nor is a line with the same URL."""
+    urls = [site.url(f"/photo/{number}.jpg") for number in range(4)]
+    again = [f"{urls[0]}?again", f"{urls[0]}?third", f"{urls[1]}?again", site.url("/missing/1"), urls[0]]
+    write_list(tmp_path, *urls, *again)
+    done = run(tmp_path, "seed", "urls.txt", *LOCAL, *options)
+    assert done.returncode == 0, done.stderr
+    assert "7 stored, 1 failed" in done.stdout
+    assert "3 of the stored images have the same bytes as another of them" in done.stdout
+    assert status(tmp_path, "urls.crawl")["exact_duplicates"] == 3
+    assert "7   of these 3 the same bytes as another" in run(tmp_path, "status", "urls.crawl").stdout
+
+
+def test_the_same_bytes_are_counted_of_what_is_stored_now(tmp_path: Path) -> None:
+    """An image whose task goes back counts no more, nor does the former one of a task that has another now."""
+    with crawling(tmp_path, None, 4) as crawl:
+        digests = ("aa" * 32, "aa" * 32, "aa" * 31 + "bb", "cc" * 32)
+        ends = [replace(seen(one, None), sha256=sha) for one, sha in zip(crawl.leases, digests, strict=True)]
+        crawl.bench.queue.complete(crawl.worker, ends)
+        view = crawl.bench.ledger.view
+        assert exact_duplicates(view) == 2  # the third differs in bits that are not looked at
+        crawl.bench.queue.revive(crawl.worker, Choice(ids=(2,)))
+        assert exact_duplicates(view) == 1
 
 
 def test_kept_and_told(tmp_path: Path, site: Site) -> None:

@@ -32,6 +32,15 @@ SELECT host FROM found WHERE host IS NOT NULL LIMIT ?
 """
 
 
+class _Digest(msgspec.Struct):
+    """What is read of a record's body where nothing else is wanted."""
+
+    sha256: str | None = None
+
+
+_decode_digest = msgspec.msgpack.Decoder(_Digest).decode
+
+
 class SavedLease(NamedTuple):
     """A lease as an earlier coordinator left it."""
 
@@ -107,6 +116,17 @@ class View:
         )
         bodies = {task: decode_body(blob) for task, blob in self._all(sql, *ids)}
         return {task: (body.path, body.sha256 or "") for task, body in bodies.items() if body.path}
+
+    def digests(self, count: int = 10_000) -> Iterator[list[str]]:
+        """Yield the SHA-256 of all images that are stored, read *count* at a time."""
+        sql = (
+            "SELECT t.id, r.body FROM tasks t JOIN records r ON r.seq = t.seq"
+            " WHERE t.state = 2 AND r.reason IS NULL AND t.id > ? ORDER BY t.id LIMIT ?"
+        )
+        last = 0
+        while rows := self._all(sql, last, count):
+            yield [digest for _, blob in rows if (digest := _decode_digest(blob).sha256)]
+            last = rows[-1][0]
 
     def has_former(self) -> bool:
         """Tell whether any image was recorded whose task has another record by now."""

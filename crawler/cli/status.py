@@ -57,7 +57,7 @@ def command(
             from crawler.summary import Summary
 
             summary = Summary(out.path, out.images, None)
-            click.echo("\n".join(summary.lines()[2:]))
+            click.echo("\n".join(summary.reasons_and_hints()))
         if checked and out is not None:
             click.echo("\n".join(checked.lines(out.path)))
     if checked and not checked.is_sound:
@@ -91,13 +91,15 @@ def _ask(served: Served) -> dict[str, Any]:
         facts: dict[str, Any] = msgspec.to_builtins(client.proxy("task_queue").stats())
     finally:
         client.close()
-    return {"running": True, **facts}
+    # What takes a look at every record is not asked of a queue that is at work.
+    return {"running": True, "exact_duplicates": None, **facts}
 
 
 def _read(out: Any) -> dict[str, Any]:
     import msgspec
 
     from crawler.broker.audit import AuditView
+    from crawler.broker.copies import exact_duplicates
 
     view = AuditView(out.ledger)
     try:
@@ -115,6 +117,7 @@ def _read(out: Any) -> dict[str, Any]:
             "reasons": view.reasons(),
             "entries": counters.get("entries", 0),
             "bytes": counters.get("bytes", 0),
+            "exact_duplicates": exact_duplicates(view),
             "near_duplicates": counters.get("near_duplicates", 0),
             "lists_read": all(item.sealed for item in view.lists()),
             "hosts": msgspec.to_builtins(view.host_stats(time.time())),
@@ -128,8 +131,9 @@ def _table(facts: dict[str, Any]) -> str:
     lines = [f"{name:<8} {facts[name]:>12,}" for name in names]
     if facts["held"]:
         lines[names.index("leased")] += f"   of these {facts['held']:,} held: fetched, and not recorded yet"
-    if facts["near_duplicates"]:
-        lines[names.index("stored")] += f"   of these {facts['near_duplicates']:,} nearly the same as another"
+    copies = ((facts["exact_duplicates"], "the same bytes as"), (facts["near_duplicates"], "nearly the same as"))
+    if said := [f"{count:,} {words} another" for count, words in copies if count]:
+        lines[names.index("stored")] += f"   of these {', '.join(said)}"
     if not facts["lists_read"]:
         lines.append("the lists have not been read to their end yet")
     if facts["running"]:
