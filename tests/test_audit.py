@@ -21,6 +21,7 @@ from crawler.model import Progress
 from crawler.settings import Settings
 from tests.command import LIMIT, LOCAL, records, run, running, served, status, write_list
 from tests.conftest import wait_until
+from tests.shards import listed
 from tests.site import Site
 from tests.test_task_queue import batch, hello, terms
 
@@ -171,6 +172,36 @@ def test_orphans_are_counted_kept_and_swept(tmp_path: Path, site: Site) -> None:
     assert verified(tmp_path)[1]["orphans"] == 0
     assert run(tmp_path, "seed", "urls.txt", *LOCAL).returncode == 0
     assert len(site.requests) == 4
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_shards_are_swept(tmp_path: Path, site: Site, format: str) -> None:
+    """What no record names is taken out of its shard; a shard of nothing else goes, and so does one half made."""
+    options = ("--format", format, "--shard-count", "4")
+    paths = crawl(tmp_path, site, *options, count=12)
+    shards = sorted({path.split("/")[1] for path in paths})
+    assert len(shards) == 3
+    by_shard = [[path for path in paths if path.split("/")[1] == shard] for shard in shards]
+    lost = [by_shard[0][1], *by_shard[1]]
+    for path in lost:
+        task = int(Path(path).stem)
+        change(tmp_path, f"DELETE FROM records WHERE task = {task}")
+        change(tmp_path, f"UPDATE tasks SET state = 1, due = 0, seq = NULL WHERE id = {task}")
+    images = tmp_path / OUT / "images"
+    (images / ".open").mkdir()
+    (images / ".open" / "00009.new").write_bytes(b"half")
+    assert verified(tmp_path)[1]["orphans"] == 5
+    whole = (images / shards[2]).read_bytes()
+    exit_status, facts = verified(tmp_path, "--sweep")
+    assert (exit_status, facts["records"], facts["orphans"], facts["swept"]) == (0, 7, 5, True)
+    assert files(tmp_path) == {f"images/{name}" for name in (".crawl", shards[0], shards[2])}
+    assert (images / shards[2]).read_bytes() == whole
+    exit_status, facts = verified(tmp_path)
+    assert (exit_status, facts["records"], facts["orphans"], facts["missing"]) == (0, 7, 0, 0)
+    if format == "webdataset":
+        assert [name for name in listed(images / shards[0]) if name.endswith(".jpg")] == [
+            Path(path).name for path in by_shard[0] if path not in lost
+        ]
 
 
 def test_nothing_is_swept_while_a_lease_is_alive(tmp_path: Path, site: Site) -> None:

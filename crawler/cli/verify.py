@@ -15,7 +15,8 @@ import click
 
 from crawler.broker.audit import AuditView, Fault, Finding, end_leases, examine
 from crawler.broker.ledger import Ledger
-from crawler.consumer.store.opening import AnyStore, reopen_store
+from crawler.consumer.store.opening import AnyStore, Sharded, reopen_store
+from crawler.consumer.store.remote_shards import RemoteShardStore
 from crawler.errors import OutUnusable, StorageFailed, UsageError
 from crawler.out import Out
 from crawler.storing import place_of
@@ -124,6 +125,7 @@ def sweep(out: Out, store: str | None, quiet: bool) -> Verified:
         files = _store(view, out)
         _check_sole(out, files, store)
         _check_leases(out)
+        _check_parts(out, files)
         return _look(view, files, False, quiet, sweep=True)
 
 
@@ -154,25 +156,49 @@ def _check_leases(out: Out) -> None:
         )
 
 
+def _check_parts(out: Out, files: AnyStore) -> None:
+    """Refuse to sweep objects that cannot be written anew as one; remove what was on its way when somebody died."""
+    if isinstance(files, Sharded):
+        files.clear()
+    if isinstance(files, RemoteShardStore) and files.parts():
+        raise OutUnusable(
+            f"{files.root} has shards that are not published yet: the `crawler seed` command of {out.path} once more "
+            "publishes them, without what is not recorded; sweep then"
+        )
+
+
 def _look(view: AuditView, files: AnyStore, running: bool, quiet: bool, *, sweep: bool) -> Verified:
     faults: Counter[Fault] = Counter()
     named: dict[Fault, list[str]] = {fault: [] for fault in Fault}
     records = orphans = orphan_bytes = 0
+    #: Orphans in one folder or shard, which is written anew but once.
+    gone: list[str] = []
     try:
         for item in _shown(examine(view, files), view.stored(), quiet):
             records += item.records
             if item.fault is Fault.ORPHAN:
                 orphans, orphan_bytes = orphans + 1, orphan_bytes + item.size
                 if sweep:
-                    files.remove(item.path)
+                    gone = _removed(files, gone, item.path)
             elif item.fault is not None:
                 faults[item.fault] += item.records
                 named[item.fault] += [item.path] if len(named[item.fault]) < MAX_NAMED else []
             if item.fault is not None:
                 log.info("%s: %s", item.path, WORDS.get(item.fault, "no record names it"))
+        if gone:
+            files.remove(gone)
     except OSError as error:
         raise StorageFailed(f"the store {files.root} cannot be read, or swept: {error}") from error
     return Verified(files.root, records, faults, named, orphans, orphan_bytes, sweep, running)
+
+
+def _removed(files: AnyStore, gone: list[str], path: str) -> list[str]:
+    """Remove the orphans *gone* where *path*, the next one, lies elsewhere; return those that are left to remove."""
+    if gone and gone[0].rpartition("/")[0] != path.rpartition("/")[0]:
+        files.remove(gone)
+        gone = []
+    gone.append(path)
+    return gone
 
 
 def _shown(findings: Iterator[Finding], records: int, quiet: bool) -> Iterator[Finding]:

@@ -98,8 +98,12 @@ class Store(Protocol):
     def digest(self, path: str) -> str:
         """Return the SHA-256 of the image at *path*; raises OSError where it cannot be read."""
 
-    def remove(self, path: str) -> None:
-        """Remove what `walk` found at *path*; raises OSError where that is not possible."""
+    def remove(self, paths: list[str]) -> None:
+        """
+        Remove what `walk` found at *paths*, which are in one folder or one shard; nothing may be kept meanwhile.
+
+        Raises OSError where that is not possible.
+        """
 
     def roll(self) -> None:
         """Put nothing more into what is open: the coordinator may have closed it. May be called from any thread."""

@@ -92,9 +92,10 @@ class FileStore(Directory):
         with open(f"{self.root}/{path}", "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def remove(self, path: str) -> None:
-        """Remove a file: see `Store.remove`. Its folder stays: others may be about to put something there."""
-        os.unlink(f"{self.root}/{path}")
+    def remove(self, paths: list[str]) -> None:
+        """Remove files: see `Store.remove`. Their folder stays: others may be about to put something there."""
+        for path in paths:
+            os.unlink(f"{self.root}/{path}")
 
     def _ensure_durable(self, folder: str, relative: str) -> None:
         """Make an image durable that is there, perhaps from somebody who died before he had done so."""

@@ -133,10 +133,11 @@ class Remote:
                 found.update(chunk)
             return found.hexdigest()
 
-    def remove(self, path: str) -> None:
+    def remove(self, paths: list[str]) -> None:
         """Remove what `walk` found: see `Store.remove`."""
-        with self._plainly():
-            self._fs.rm_file(self._at(path))
+        for path in paths:
+            with self._plainly():
+                self._fs.rm_file(self._at(path))
 
     # ------------------------------------------------------------ objects, by their names in the store
 

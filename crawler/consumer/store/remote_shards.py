@@ -293,9 +293,9 @@ class RemoteShardStore(Remote):
         is_there = self.size_of(shard) is not None
         return self._digest_in(shard if is_there else f".open/{shard.partition('.')[0]}.sealed", found)
 
-    def remove(self, path: str) -> None:
-        """Refuse: what is not recorded is left out when its shard is published."""
-        raise OSError(f"{path} is in a shard; it is left out when that is published")
+    def remove(self, paths: list[str]) -> None:
+        """Take images out of their shard, which is published: see `Store.remove`."""
+        self.take_out(paths[0].rpartition("/")[0], {path.rpartition("/")[2] for path in paths})
 
     def _sizes(self, shard: str) -> dict[str, int]:
         if self._storage.format is Format.PARQUET and self.size_of(shard) is not None:

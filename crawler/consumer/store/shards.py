@@ -250,20 +250,21 @@ class ShardStore(Directory):
                     return contents.digest(name)
         raise FileNotFoundError(f"there is no {path}")
 
-    def remove(self, path: str) -> None:
-        """Take an image out of its shard, which is written anew: see `Store.remove`."""
-        shard, _, name = path.rpartition("/")
-        number = int(shard.partition(".")[0])
+    def remove(self, paths: list[str]) -> None:
+        """Take images out of their shard, or its part, which is written anew: see `Store.remove`."""
+        shard = paths[0].rpartition("/")[0]
+        gone = {path.rpartition("/")[2] for path in paths}
         for part in self.parts():
-            if part.number == number:
-                kept = [sample for sample in self.look(part) if sample.image.name != name]
+            if shard_name(part.number, self._storage) == shard:
+                kept = [sample for sample in self.look(part) if sample.image.name not in gone]
                 new = part.path.with_suffix(".new")
                 copy_samples(part.path, kept, new, b"")
                 sync(new)
                 new.replace(part.path)
                 sync_folder(self._open)
                 return
-        raise OSError(f"{path} is in a shard that is published")
+        self.take_out(shard, gone)
+        self.tidy()
 
     def _contents(self, shard: str) -> Contents | None:
         """Return what is in a shard, or in its part where it is not published; None where there is neither."""
