@@ -293,7 +293,7 @@ class Crawl(RuleBasedStateMachine):
     @rule(data=st.data(), seconds=st.sampled_from([1.0, 30.0]))
     def pause(self, data: st.DataObject, seconds: float) -> None:
         host = self.pick(data).host
-        self.frontier.pause(host, self.now + seconds)
+        self.frontier.standing.pause(host, self.now + seconds)
         self.starts[host.key] = max(self.starts.get(host.key, 0.0), self.now + seconds)
 
     # ------------------------------------------------------------ ends
@@ -535,7 +535,7 @@ def test_a_host_comes_back_into_the_window_with_its_pause() -> None:
     frontier = make()
     fill(frontier, {1: tasks(1)})
     (held,) = frontier.lease("a", 1, 0.0)
-    frontier.pause(held.host, 30.0)
+    frontier.standing.pause(held.host, 30.0)
     frontier.settle(frontier.end("a", held.token, 0.0) or held, 0.0)
     frontier.offer_due([(1, *tasks(2))], 10.0)
     fill(frontier, {1: []}, 10.0)
@@ -596,7 +596,7 @@ def test_a_pause_bars_a_host_that_stands_in_the_turn() -> None:
     frontier = make()
     fill(frontier, {1: tasks(1, 2)})
     (held,) = frontier.lease("a", 1, 0.0)
-    frontier.pause(held.host, 30.0)
+    frontier.standing.pause(held.host, 30.0)
     assert frontier.lease("a", 1, 29.9) == []
     assert ids(frontier.lease("a", 1, 30.0)) == [2]
 
@@ -729,7 +729,7 @@ def test_hosts_that_wait_make_room(small: dict[str, int]) -> None:
     disk.add(count, 2)
     frontier.added([count], 0.0)
     for held in waiting:
-        frontier.pause(held.host, 100.0)
+        frontier.standing.pause(held.host, 100.0)
         frontier.settle(frontier.end("a", held.token, 0.0) or held, 0.0)
         vars(disk.rows[held.task.id]).update(state=2)
     parked = frontier.take_parked()

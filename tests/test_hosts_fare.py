@@ -144,8 +144,8 @@ def test_a_refusal_does_not_wait_for_a_turn() -> None:
             fetches += 1
             ended = frontier.end("s", lease.token, now)
             assert ended is not None
-            frontier.note(ended, Says.ASKED, "503", now)
-            frontier.pause(ended.host, now + 3600.0, is_asked=True)
+            frontier.standing.note(ended, Says.ASKED, "503", now)
+            frontier.standing.pause(ended.host, now + 3600.0, is_asked=True)
             frontier.settle(ended, now)
         now = now if leases else max(now + 1.0, min(frontier.next_wake(), now + 3600.0))
     assert fetches < 30

@@ -68,7 +68,7 @@ class Ends:
             if over:
                 self._ledger.submit(lambda changes: changes.drop_leases(over), durable=False)
             for lease in held:  # the report of its fetch may have been lost with the last coordinator
-                self._state.frontier.note(lease, Says.ANSWERED, "", self._state.now())
+                self._state.frontier.standing.note(lease, Says.ANSWERED, "", self._state.now())
             finals = [self._final(by_token.pop(item.token), item, session) for item in held]
             stale = [(item.token, item.task_id) for item in by_token.values()]
 
@@ -100,7 +100,7 @@ class Ends:
             origins = [item for item in judged if isinstance(item, SavedOrigin)]
             over = [item.token for item in held if item.origin is not None]
             stale = [(item.token, item.task_id) for item in by_token.values() if item.task_id]
-            hosts = self._state.frontier.take_changed()
+            hosts = self._state.frontier.standing.take_changed()
 
             def write(changes: Changes) -> set[int]:
                 save_hosts(changes.db, hosts)
@@ -127,9 +127,9 @@ class Ends:
             origins = []
             for item in held:
                 self._answered(item, session)
-                origins.append(self._state.frontier.learn(item, texts[item.token], rules[item.token], now))
+                origins.append(self._state.frontier.standing.learn(item, texts[item.token], rules[item.token], now))
             over = [item.token for item in held]
-            hosts = self._state.frontier.take_changed()
+            hosts = self._state.frontier.standing.take_changed()
 
             def write(changes: Changes) -> set[int]:
                 save_hosts(changes.db, hosts)
@@ -188,7 +188,7 @@ class Ends:
             refusal = Refusal(Reason.ROBOTS_UNREACHABLE, "the downloader died while fetching robots.txt")
             for held in poisoned:
                 if held.origin is not None:
-                    self._state.frontier.refuse_origin(held, refusal, self._state.now())
+                    self._state.frontier.standing.refuse_origin(held, refusal, self._state.now())
             over = [held.token for held in poisoned if held.origin is not None]
 
             def write(changes: Changes) -> set[int]:
@@ -244,18 +244,18 @@ class Ends:
 
     def _judge(self, failure: Failure, held: Held, session: str) -> Ended | Delayed | SavedOrigin | None:
         policy, now = self._terms.base.settings.retry, self._state.now()
-        frontier, said = self._state.frontier, says(failure)
+        standing, said = self._state.frontier.standing, says(failure)
         if said is Says.ANSWERED:
             self._answered(held, session)
         elif self._is_outage(failure, held, session):
             if held.origin is not None:
-                frontier.ask_again(held, now + LOCAL_PAUSE, is_charged=False)
+                standing.ask_again(held, now + LOCAL_PAUSE, is_charged=False)
                 return None
             return Delayed(held.token, held.task, held.host.key, now + LOCAL_PAUSE)
         elif held.origin is None or not held.host.has_answered:
-            frontier.note(held, said, _seen(failure), now)
+            standing.note(held, said, _seen(failure), now)
         if failure.retry_after:
-            frontier.pause(held.host, now + min(failure.retry_after, policy.cap), is_asked=True)
+            standing.pause(held.host, now + min(failure.retry_after, policy.cap), is_asked=True)
         if held.origin is not None:
             return self._judge_rules(failure, held, said)
         _, machine = self._state.origin_of(held.token, session)
@@ -275,25 +275,25 @@ class Ends:
         4. It answered, but not with rules: tried again some times, and then all is disallowed.
            Source: RFC 9309, 2.3.1.4.
         """
-        frontier, policy, now = self._state.frontier, self._terms.base.settings.retry, self._state.now()
+        standing, policy, now = self._state.frontier.standing, self._terms.base.settings.retry, self._state.now()
         assert held.origin is not None
         is_last = held.origin.attempts + 1 >= policy.attempts
         if failure.reason.facts.kind is Class.LOCAL:
-            frontier.ask_again(held, now + LOCAL_PAUSE, is_charged=False)
+            standing.ask_again(held, now + LOCAL_PAUSE, is_charged=False)
         elif said is Says.FAILED and not held.host.has_answered:
-            frontier.ask_again(held, now, is_charged=False)
+            standing.ask_again(held, now, is_charged=False)
         elif said is Says.FAILED and is_last:
-            return frontier.refuse_origin(held, Refusal(Reason.HOST_UNAVAILABLE, _seen(failure)), now)
+            return standing.refuse_origin(held, Refusal(Reason.HOST_UNAVAILABLE, _seen(failure)), now)
         elif said is Says.FAILED:
-            frontier.ask_again(held, now, is_charged=True)
+            standing.ask_again(held, now, is_charged=True)
         elif failure.reason.is_final or is_last:
-            return frontier.refuse_origin(held, Refusal(failure.reason, failure.detail), now)
+            return standing.refuse_origin(held, Refusal(failure.reason, failure.detail), now)
         else:
-            frontier.ask_again(held, now + pause(failure, policy, held.origin.attempts + 1), is_charged=True)
+            standing.ask_again(held, now + pause(failure, policy, held.origin.attempts + 1), is_charged=True)
         return None
 
     def _answered(self, held: Held, session: str) -> None:
-        self._state.frontier.note(held, Says.ANSWERED, "", self._state.now())
+        self._state.frontier.standing.note(held, Says.ANSWERED, "", self._state.now())
         self._state.answered(session)
 
     def _is_outage(self, failure: Failure, held: Held, session: str) -> bool:

@@ -22,9 +22,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from crawler.broker.health import Says
-from crawler.broker.hosts import Etiquette, Facts, Held, Host, SavedHost
+from crawler.broker.hosts import Etiquette, Facts, Held, Host
 from crawler.broker.leases import Leases
-from crawler.broker.origins import FAILURE_LIFE, LIFE, Refusal, Rules, SavedOrigin
+from crawler.broker.origins import Refusal
+from crawler.broker.standing import Standing
 from crawler.broker.window import Parked, Read, Wants, Window
 from crawler.model import COUNTER_BITS, Progress, Task
 from crawler.stats import HostState
@@ -68,7 +69,8 @@ class Frontier:
         self.leases = Leases()
         self._refused: list[Refused] = []
         self._parked: list[Parked] = []
-        self._changed: dict[int, Host] = {}
+        #: How hosts fare.
+        self.standing = Standing()
 
     # ------------------------------------------------------------ reading ahead
 
@@ -171,7 +173,7 @@ class Frontier:
             self._consider(held.host, now)
         for held in self.leases.of(session, progress.fetched):
             self._free(held, now)
-            self.note(held, Says.ANSWERED, "", now)
+            self.standing.note(held, Says.ANSWERED, "", now)
 
     def extend(self, session: str, tokens: list[int], now: float) -> list[int]:
         """Let leases live on; return those that *session* holds."""
@@ -203,7 +205,7 @@ class Frontier:
         """Put the *task* of an ending lease at the front of its host's queue; a robots.txt will be asked for again."""
         if held.origin is not None:
             held.origin.asked = False
-            self._resume_waiting(held.host)
+            held.host.resume()
         else:
             held.host.tasks.appendleft(task)
         self._settle(held.host, now)
@@ -217,7 +219,7 @@ class Frontier:
         held.expires = FOREVER
         if held.busy:  # the report of the fetch is on its way
             self._free(held, now)
-            self.note(held, Says.ANSWERED, "", now)
+            self.standing.note(held, Says.ANSWERED, "", now)
         return held
 
     def queued(self) -> int:
@@ -230,54 +232,6 @@ class Frontier:
 
     # ------------------------------------------------------------ how hosts fare
 
-    def pause(self, host: Host, until: float, is_asked: bool = False) -> None:
-        """Let no fetch of *host* start before *until*; where the host asked for it, whatever happens."""
-        if is_asked:
-            host.asked_until = max(host.asked_until, until)
-        if until > host.next_start:
-            host.next_start = until
-            self._changed[host.key] = host
-
-    def note(self, held: Held, says: Says, detail: str, now: float) -> None:
-        """Take note of what the end of a fetch says about its host."""
-        host = held.host
-        match says:
-            case Says.ANSWERED:
-                changed = host.answered()
-            case Says.FAILED:
-                changed = host.failed(held, detail, now)
-            case Says.ASKED:
-                host.asked_to_wait(held, now)
-                changed = host.failed(held, detail, now) or True
-            case _:
-                changed = False
-        if changed:
-            self._changed[host.key] = host
-
-    def learn(self, held: Held, text: str, rules: Rules, now: float) -> SavedOrigin:
-        """Take the *rules* of the *text* that the ending lease *held* found; return what is to be kept of it."""
-        assert held.origin is not None
-        held.origin.learn(rules, now + LIFE)
-        held.host.settle_delay()
-        self._resume_waiting(held.host)
-        return SavedOrigin(held.host.key, held.origin.name, now + LIFE, text)
-
-    def refuse_origin(self, held: Held, refusal: Refusal, now: float) -> SavedOrigin:
-        """Let all tasks of an origin fail, whose robots.txt the ending lease *held* could not get."""
-        assert held.origin is not None
-        held.origin.refuse(refusal, now + FAILURE_LIFE)
-        self._resume_waiting(held.host)
-        return SavedOrigin(held.host.key, held.origin.name, now + FAILURE_LIFE, None, refusal)
-
-    def ask_again(self, held: Held, until: float, is_charged: bool) -> None:
-        """Ask for a robots.txt again at *until*, which the ending lease *held* could not get; others come first."""
-        assert held.origin is not None
-        held.origin.asked = False
-        held.origin.attempts += is_charged
-        self.pause(held.host, until)
-        held.host.tasks.extend(held.host.waiting)
-        held.host.waiting.clear()
-
     def forgive(self, keys: Iterable[int], now: float) -> None:
         """Give hosts a new chance."""
         forgiven = self._window.forgive(keys)
@@ -287,11 +241,6 @@ class Frontier:
         for host in forgiven:
             host.in_turn = host in self._turn
             self._consider(host, now)
-
-    def take_changed(self) -> list[SavedHost]:
-        """Return, once, the hosts whose state is to be kept anew."""
-        found, self._changed = [host.save() for host in self._changed.values()], {}
-        return found
 
     def has_others(self, keys: set[int]) -> bool:
         """Tell whether tasks of hosts other than *keys* wait in the window."""
@@ -361,11 +310,6 @@ class Frontier:
     def _settle(self, host: Host, now: float) -> None:
         host.ending -= 1
         self._consider(host, now)
-
-    def _resume_waiting(self, host: Host) -> None:
-        """Let the tasks that wait for a robots.txt be looked at again."""
-        host.tasks.extendleft(reversed(host.waiting))
-        host.waiting.clear()
 
     # ------------------------------------------------------------ turns
 

@@ -264,6 +264,11 @@ class Host:
         """Find the pause between starts: what we were told, or what the host asks for if that is longer."""
         self.delay = max([self._terms.delay, *(origin.crawl_delay for origin in self.origins.values())])
 
+    def resume(self) -> None:
+        """Let the tasks that wait for a robots.txt be looked at again."""
+        self.tasks.extendleft(reversed(self.waiting))
+        self.waiting.clear()
+
     # ------------------------------------------------------------ how it fares
 
     def refusal(self, now: float) -> Refusal | None:

@@ -156,7 +156,7 @@ class Keeper:
         with state.lock:
             parked = [(host, self._postpone(host.ids, host.until)) for host in state.frontier.take_parked()]
             state.tally.delayed += sum(len(host.ids) for host, _ in parked)
-            changed = state.frontier.take_changed()
+            changed = state.frontier.standing.take_changed()
             if changed:
                 self._ledger.submit(lambda changes: save_hosts(changes.db, changed), durable=False)
         for host, written in parked:
