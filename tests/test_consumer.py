@@ -494,3 +494,19 @@ def test_disk_full_after_a_transform(bench: Bench, monkeypatch: pytest.MonkeyPat
         assert reason_of(bench.wait(1)[1]) is Reason.DISK_FULL
     assert bench.spool_files() == []
     assert bench.consumer._outputs._files == {}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [("I;16", "PNG"), ("F", "TIFF"), ("I", "TIFF"), ("CMYK", "JPEG"), ("CMYK", "TIFF"), ("LA", "PNG")],
+)
+def test_the_largest_picture_costs_no_neighbour(bench: Bench, mode: str, format: str) -> None:
+    """Of 64 million pixels, of any kind, it is resized within a verifier's limits, as those before and after it are."""
+    file = io.BytesIO()
+    Pillow.new(mode, (8000, 8000)).save(file, format, compression="tiff_lzw")
+    bench.start(treatment=Treatment(transform=Transform(size=64)))
+    for content in (picture(1), file.getvalue(), picture(2)):
+        bench.take(content)
+    wait_until(lambda: len(bench.results) == 3, 60)
+    assert [(one.reason, isinstance(one, Completion)) for one in bench.results] == [(None, True)] * 3

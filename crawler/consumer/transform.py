@@ -186,7 +186,8 @@ def _plain(frame: Pillow.Image) -> Pillow.Image:
 
 def _to_8_bits(frame: Pillow.Image) -> Pillow.Image:
     """Return grey of 16 or 32 bits or of fractions as L: 0 to 65535, else 0 to 1, else from least to most."""
-    wide = frame.convert("I") if frame.mode.startswith("I") else frame
+    # What has 32 bits already would be copied, and of the largest pictures there is no room for another one.
+    wide = frame.convert("I") if frame.mode.startswith("I;") else frame
     low, high = wide.getextrema()
     assert isinstance(low, int | float) and isinstance(high, int | float)  # noqa: PT018  (of one band)
     whole = 65535.0 if wide.mode == "I" else 1.0
