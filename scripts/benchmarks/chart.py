@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 WIDTH, LEFT, BAR, GAP = 720, 220, 18, 8
-#: Height of a line of text, and pixels between two labels below a chart.
-ROW, APART = 18, 75
+#: Height of a line of text, and width of a character.
+ROW, CHARACTER = 18, 9
 #: Points of a line from which on they are not marked.
 MANY = 30
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280")
@@ -80,7 +80,7 @@ def _labelled(values: Sequence[float], place: Callable[[float], float]) -> list[
     """Return those of the sorted *values* whose labels have room beside each other; the last is one of them."""
     found: list[float] = []
     for value in reversed(values):
-        if not found or place(found[-1]) - place(value) > APART:
+        if not found or place(found[-1]) - place(value) > CHARACTER * (1 + len(f"{found[-1]:,.10g}")):
             found.append(value)
     return found
 

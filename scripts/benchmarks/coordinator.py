@@ -103,6 +103,8 @@ class Growth(NamedTuple):
     threads: list[int]
     #: Seconds for each figure.
     seconds: float
+    #: Requests under way where tasks are completed at once.
+    requests: int = CYCLES
 
 
 def percentiles(waits: list[float]) -> dict[str, float]:
@@ -130,7 +132,7 @@ def measure(folder: Path, size: int, growth: Growth) -> dict[str, Any]:
     if queue.stats().total != size - size * REPEATED // 100:
         raise RuntimeError(f"{queue.stats().total} tasks of {size} lines")
     served, cpu, done = serve(queue, folder), time.process_time(), queue.stats().stored
-    worked = stubs.run(served, 1, 8, 0.0, growth.seconds)
+    worked = stubs.run(served, 1, growth.requests, 0.0, growth.seconds)
     done = queue.stats().stored - done
     found |= {"lease + complete/s": worked.rate, "CPU us": 1e6 * (time.process_time() - cpu) / done}
     found |= percentiles(worked.waits)
@@ -177,6 +179,9 @@ def main() -> None:
     parser.add_argument("--machines", default="1,2,4,8", help="stub machines that hold tasks, with the largest size")
     parser.add_argument("--threads", default="1,2,4,8,16", help="requests under way of one of them, likewise")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each figure but that of putting")
+    parser.add_argument(
+        "--requests", type=int, default=CYCLES, help="requests under way where all is completed at once"
+    )
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="ledger and results")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
@@ -184,7 +189,7 @@ def main() -> None:
     if chosen.first:
         first(chosen.folder)
     if chosen.one:
-        growth = Growth(numbers(chosen.machines), numbers(chosen.threads), chosen.seconds)
+        growth = Growth(numbers(chosen.machines), numbers(chosen.threads), chosen.seconds, chosen.requests)
         print(json.dumps(measure(chosen.folder, int(chosen.sizes), growth)), flush=True)
         os._exit(0)  # as a kill would
     chosen.folder.mkdir(parents=True, exist_ok=True)
@@ -199,7 +204,7 @@ def measured(size: int, chosen: argparse.Namespace, is_last: bool) -> dict[str, 
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         machines, threads = (chosen.machines, chosen.threads) if is_last else ("", "")
         command = [sys.executable, "-P", __file__, "--one", f"--sizes={size}", f"--seconds={chosen.seconds}"]
-        more = [f"--machines={machines}", f"--threads={threads}", f"--folder={folder}"]
+        more = [f"--machines={machines}", f"--threads={threads}", f"--requests={chosen.requests}", f"--folder={folder}"]
         done = subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True)
         found: dict[str, Any] = json.loads(done.stdout)
         found["first lease s"] = restart(Path(folder))
