@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,29 @@ def test_shards_are_objects(tmp_path: Path, site: Site, bucket: Bucket) -> None:
     assert "25 of 25 records have their file" in said and "without a record" not in said
     bucket.delete("pre/00001.tar")
     assert "10 tasks wait" in run(tmp_path, "retry", "urls.crawl", "--missing").stdout
+
+
+def test_shards_in_a_bucket_are_swept(tmp_path: Path, site: Site, bucket: Bucket) -> None:
+    """What no record names is taken out of its shard; a shard of nothing else goes, with its index."""
+    write_list(tmp_path, *urls(site, 12))
+    assert run(tmp_path, "seed", "urls.txt", *LOCAL, *shards(bucket, 4)).returncode == 0
+    by_path = {record["path"]: record["id"] for record in records(tmp_path, "urls.crawl")}
+    second = sorted(path for path in by_path if path.startswith("00001.tar/"))
+    lost = [by_path[path] for path in (*second, min(by_path))]
+    with closing(sqlite3.connect(tmp_path / "urls.crawl" / "ledger.db")) as db, db:
+        marks = ", ".join("?" * len(lost))
+        db.execute(f"DELETE FROM records WHERE task IN ({marks})", lost)
+        db.execute(f"UPDATE tasks SET state = 1, due = 0, seq = NULL WHERE id IN ({marks})", lost)
+    place = ("--store", f"s3://{bucket.name}/pre")
+    swept = run(tmp_path, "status", "urls.crawl", "--verify", "--sweep", *place, "--json")
+    assert swept.returncode == 0, swept.stderr
+    facts = json.loads(swept.stdout)["verified"]
+    assert (facts["records"], facts["orphans"], facts["swept"]) == (7, 5, True)
+    store = fetched(bucket, tmp_path / "store")
+    assert [(path.name, len(listed(path))) for path in sorted(store.iterdir())] == [("00000.tar", 6), ("00002.tar", 8)]
+    assert not [name for name in bucket.names() if "00001" in name]
+    facts = json.loads(run(tmp_path, "status", "urls.crawl", "--verify", "--json").stdout)["verified"]
+    assert (facts["records"], facts["orphans"], facts["missing"]) == (7, 0, 0)
 
 
 def test_held_tasks_are_kept_alive_until_the_upload(tmp_path: Path, site: Site, bucket: Bucket, faults: Faults) -> None:

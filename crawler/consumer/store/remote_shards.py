@@ -219,7 +219,7 @@ class RemoteShardStore(Remote):
         if kept and not self._is_published(part.number):
             is_whole = kept == self.look(part)
             if is_whole and self._storage.format is Format.WEBDATASET:
-                self._put(f".index/{part.number:05}", _encode(kept))
+                self._put(_index_of(shard), _encode(kept))
                 with self._plainly(), self._named(shard) as target:
                     self._fs.cp_file(self._at(sealed), target)
             else:
@@ -242,7 +242,7 @@ class RemoteShardStore(Remote):
                 write(old, kept, new)
             else:
                 copy_samples(old, kept, new)
-                self._put(f".index/{shard.partition('.')[0]}", _index(new))
+                self._put(_index_of(shard), _index(new))
             self._put_file(shard, new)
 
     def published(self) -> list[str]:
@@ -258,6 +258,7 @@ class RemoteShardStore(Remote):
         self._known = ("", {})
         if gone.issuperset(self.images(shard)):
             self._drop(shard)
+            self._drop(_index_of(shard))
         elif self._storage.format is Format.PARQUET:
             from crawler.consumer.store.parquet import copy
 
@@ -325,6 +326,11 @@ class RemoteShardStore(Remote):
             start = sample.image.offset
             content = self._fs.cat_file(self._at(name), start=start, end=start + sample.image.size)
         return hashlib.sha256(content).hexdigest()
+
+
+def _index_of(shard: str) -> str:
+    """Return the name under which it is kept what is in a published shard."""
+    return f".index/{shard.partition('.')[0]}"
 
 
 def _index(path: Path) -> bytes:
