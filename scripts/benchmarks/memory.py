@@ -43,30 +43,31 @@ PARTS = 10
 LIMIT = 3_600.0
 
 
-def measure(urls: Path, out: Path, threads: int, expected: int) -> list[tuple[int, float]]:
-    """Crawl the list; return (images stored, memory in MB) at each look, and check that *expected* were stored."""
+def measure(urls: Path, out: Path, threads: int, expected: int) -> tuple[list[tuple[int, float]], float]:
+    """Crawl the list; return (images stored, memory in MB) at each look, and the seconds it took. All must be stored."""
     options = ["--allow-net", "127.0.0.0/8", "--per-host", "256", "--robots", "ignore", "--attempts", "1", "-q"]
     command = [sys.executable, "-P", "-m", "crawler", "seed", str(urls), "-o", str(out), *options]
-    looks, latest = list[tuple[int, float]](), time.monotonic() + LIMIT
+    looks, began = list[tuple[int, float]](), time.monotonic()
     with subprocess.Popen([*command, "--threads", str(threads), "--timeout", "10"]) as run:
-        while run.poll() is None and time.monotonic() < latest:
+        while run.poll() is None and time.monotonic() - began < LIMIT:
             size = sum(map(proportional, [run.pid, *descendants(run.pid)]))
             looks.append((progress(out / "ledger.db")[1], size / 1e6))
             time.sleep(PAUSE)
+        seconds = time.monotonic() - began
         run.terminate()
     stored = progress(out / "ledger.db")[1]
     if run.returncode or stored != expected:
         raise RuntimeError(f"crawler ended with {run.returncode}, and {stored} images where {expected} are to be had")
-    return [look for look in looks if look[0]]
+    return [look for look in looks if look[0]], seconds
 
 
-def told(looks: list[tuple[int, float]]) -> dict[str, Any]:
+def told(looks: list[tuple[int, float]], seconds: float) -> dict[str, Any]:
     """Return the medians of equal parts of the run, and the peak."""
     size = max(1, len(looks) // PARTS)
     parts = [[memory for _, memory in looks[first : first + size]] for first in range(0, size * PARTS, size)]
     return {
         "images stored": looks[-1][0],
-        "seconds": round(len(looks) * PAUSE),
+        "seconds": round(seconds),
         "at most, MB": round(max(memory for _, memory in looks)),
         "medians of tenths, MB": [round(statistics.median(part)) for part in parts if part],
     }
@@ -88,8 +89,8 @@ def main() -> None:
     expected = sum(fate(number % IMAGES) == "stored" for number in range(chosen.urls))
     shutil.rmtree(out, ignore_errors=True)
     with network(folder / "network", folder / "corpus"):
-        looks = measure(urls, out, chosen.threads, expected)
-    print(json.dumps(told(looks), indent=2))
+        looks, seconds = measure(urls, out, chosen.threads, expected)
+    print(json.dumps(told(looks, seconds), indent=2))
     (folder / "memory.json").write_text(json.dumps(looks))
     title = f"Memory of all processes, MB, {2 * chosen.threads} threads"
     (folder / "memory.svg").write_text(chart.lines(title, "images stored", {"all processes": looks}))
