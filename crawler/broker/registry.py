@@ -51,6 +51,8 @@ def save_origins(db: sqlite3.Connection, origins: Iterable[SavedOrigin]) -> None
 
 def read_facts(query: Query, keys: list[int], product: str, now: float) -> dict[int, Facts]:
     """Return what is known of each host, and what its rules say to *product*; those that ran out are left out."""
+    if not keys:
+        return {}
     marks = ", ".join("?" * len(keys))
     sql = f"SELECT key, name, state, until, body FROM hosts WHERE key IN ({marks})"
     saved = {

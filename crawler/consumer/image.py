@@ -121,16 +121,15 @@ def _decode(file: BinaryIO, format: str, limits: Limits, treatment: Treatment) -
             _decode_frames(image, limits, treating)
     if format == "PNG":
         layout = None if is_animated else read_layout(file)
-        # 1. Pixels that nobody looks at are not made.
-        if layout is not None and not treating.needs_pixels:
-            check_pixels(file, layout)
-        # 2. Those that are made show what is wrong with them, but for rows that are missing: Pillow leaves these empty.
-        else:
+        is_in_doubt = layout is not None
+        # Pixels that nobody looks at are not made, if they can be checked without.
+        if layout is None or treating.needs_pixels:
             with Pillow.open(file, formats=(format,)) as image:
                 _decode_frames(image, limits, treating)
-                is_in_doubt = layout is not None and _ends_empty(image)
-            if layout is not None and is_in_doubt:
-                check_pixels(file, layout)
+                # What is wrong with them has shown, but for rows that are missing: Pillow leaves these empty.
+                is_in_doubt = is_in_doubt and _ends_empty(image)
+        if layout is not None and is_in_doubt:
+            check_pixels(file, layout)
     if format == "GIF":
         _require_trailer(file)
     return treating.made()
