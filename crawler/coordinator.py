@@ -17,12 +17,13 @@ from crawler.broker import ResultQueue, TaskQueue, keys
 from crawler.broker.completions import CompletionLog
 from crawler.broker.durability import Durability
 from crawler.broker.ledger import Ledger
-from crawler.broker.local import LocalTaskQueue, Terms
+from crawler.broker.local import LocalTaskQueue
 from crawler.broker.manager import QueueServer, Service
 from crawler.broker.results import LocalResultQueue
 from crawler.broker.revival import refresh
 from crawler.broker.sessions import LOCAL
 from crawler.broker.state import OWN
+from crawler.broker.terms import Terms
 from crawler.broker.wire import format_address
 from crawler.consumer import Consumer
 from crawler.consumer.store.opening import Sharded

@@ -12,8 +12,9 @@ import pytest
 
 from crawler.broker import TaskQueue, keys, revival
 from crawler.broker.ledger import Ledger
-from crawler.broker.local import LocalTaskQueue, Terms
+from crawler.broker.local import LocalTaskQueue
 from crawler.broker.manager import QueueClient, QueueServer, Service
+from crawler.broker.terms import Terms
 from crawler.broker.verbs import tables
 from crawler.errors import StorageFailed, UnknownSession, VersionMismatch, WireError
 from crawler.model import (
