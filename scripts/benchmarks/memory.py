@@ -44,7 +44,7 @@ LIMIT = 3_600.0
 
 
 def measure(urls: Path, out: Path, threads: int, expected: int) -> tuple[list[tuple[int, float]], float]:
-    """Crawl the list; return (images stored, memory in MB) at each look, and the seconds it took. All must be stored."""
+    """Crawl the list, all of which must be stored; return (images stored, memory in MB) at each look, and seconds."""
     options = ["--allow-net", "127.0.0.0/8", "--per-host", "256", "--robots", "ignore", "--attempts", "1", "-q"]
     command = [sys.executable, "-P", "-m", "crawler", "seed", str(urls), "-o", str(out), *options]
     looks, began = list[tuple[int, float]](), time.monotonic()
