@@ -3,7 +3,8 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 # The installed package is what is tried: neither the caller's path nor the current folder may come before it.
-unset PYTHONPATH
+# Nor may Python have been told not to keep what it compiles: each of thousands of processes would compile all it imports.
+unset PYTHONPATH PYTHONDONTWRITEBYTECODE
 export PYTHONSAFEPATH=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 # runs_python COMMAND VERSION...: whether COMMAND starts a Python of one of the versions (a shim may be there and not run).
