@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +46,8 @@ class Summary:
         self.out = out
         self.images = images
         self.seconds = seconds
-        view = self._view()
+        self._ledger = out / "ledger.db"
+        view = View(self._ledger)
         try:
             counters = view.counters()
             self.total = view.tasks()
@@ -79,19 +79,15 @@ class Summary:
     @cached_property
     def exact_duplicates(self) -> int:
         """Return the number of stored images that have the same bytes as another one; counted when first asked."""
-        with closing(self._view()) as view:
-            return exact_duplicates(view)
+        return exact_duplicates(self._ledger)
 
     def records(self) -> Iterator[Record]:
         """Yield the current record of every task that has one, in the order of ids."""
-        view = self._view()
+        view = View(self._ledger)
         try:
             yield from view.current()
         finally:
             view.close()
-
-    def _view(self) -> View:
-        return View(self.out / "ledger.db")
 
     def lines(self) -> list[str]:
         """Return the summary as text."""

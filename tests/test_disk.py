@@ -328,6 +328,24 @@ def test_an_out_that_became_read_only_is_told_at_once(tmp_path: Path, site: Site
     assert len(records(tmp_path, "disk/out")) == 3
 
 
+@pytest.mark.parametrize("how", ["ended", "killed"])
+def test_an_out_that_became_read_only_can_be_looked_at(tmp_path: Path, site: Site, mount: Mount, how: str) -> None:
+    """Whether its log is in its file or, after kill -9, beside it; copies are counted, though that cannot be kept."""
+    photos = [site.url(f"/photo/1.jpg?{number}") for number in range(3)]
+    write_list(tmp_path, *photos, *([site.url("/slow/60/photo/2.jpg")] if how == "killed" else []))
+    disk = mount("disk")
+    with running(tmp_path, "seed", "urls.txt", "-o", "disk/out", *LOCAL, "--min-free", "0") as seed:
+        wait_until(lambda: status(tmp_path, "disk/out").get("stored") == 3)
+        if how == "killed":
+            os.killpg(seed.pid, signal.SIGKILL)
+        seed.wait(LIMIT)
+    assert (disk / "out" / "ledger.db-wal").exists() == (how == "killed")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=20)
+    for _ in range(2):
+        done = run(tmp_path, "status", "disk/out")
+        assert (done.returncode, "3   of these 2 the same bytes as another" in done.stdout) == (0, True), done.stderr
+
+
 # ------------------------------------------------------------------ open files
 
 

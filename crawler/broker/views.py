@@ -32,15 +32,6 @@ SELECT host FROM found WHERE host IS NOT NULL LIMIT ?
 """
 
 
-class _Digest(msgspec.Struct):
-    """What is read of a record's body where nothing else is wanted."""
-
-    sha256: str | None = None
-
-
-_decode_digest = msgspec.msgpack.Decoder(_Digest).decode
-
-
 class SavedLease(NamedTuple):
     """A lease as an earlier coordinator left it."""
 
@@ -79,9 +70,8 @@ class View:
 
     def __init__(self, path: Path) -> None:
         try:
-            # Not mode=ro: whoever closes a ledger last must be able to fold its write-ahead log into it.
-            mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False)
+            address = f"{path.absolute().as_uri()}?{_mode(path)}"
+            self._db = sqlite3.connect(address, uri=True, check_same_thread=False)
             self._db.execute("PRAGMA query_only = ON")
             self._db.execute("SELECT 1 FROM meta LIMIT 1")
             found = version(self._db, path)
@@ -116,17 +106,6 @@ class View:
         )
         bodies = {task: decode_body(blob) for task, blob in self._all(sql, *ids)}
         return {task: (body.path, body.sha256 or "") for task, body in bodies.items() if body.path}
-
-    def digests(self, count: int = 10_000) -> Iterator[list[str]]:
-        """Yield the SHA-256 of all images that are stored, read *count* at a time."""
-        sql = (
-            "SELECT t.id, r.body FROM tasks t JOIN records r ON r.seq = t.seq"
-            " WHERE t.state = 2 AND r.reason IS NULL AND t.id > ? ORDER BY t.id LIMIT ?"
-        )
-        last = 0
-        while rows := self._all(sql, last, count):
-            yield [digest for _, blob in rows if (digest := _decode_digest(blob).sha256)]
-            last = rows[-1][0]
 
     def has_former(self) -> bool:
         """Tell whether any image was recorded whose task has another record by now."""
@@ -296,6 +275,15 @@ class View:
     def _all(self, sql: str, *values: Any) -> list[Any]:
         with self._lock:
             return self._db.execute(sql, values).fetchall()
+
+
+def _mode(path: Path) -> str:
+    """Return how a ledger is opened to be read."""
+    # Not mode=ro: whoever closes a ledger last must be able to fold its write-ahead log into it.
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return "mode=rw"
+    # Without a log nobody writes; and as none can be made here, SQLite reads the file only when it is told so.
+    return "mode=ro" if Path(f"{path}-wal").exists() else "mode=ro&immutable=1"
 
 
 def _rules(origin: str) -> Task:

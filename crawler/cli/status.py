@@ -117,7 +117,7 @@ def _read(out: Any) -> dict[str, Any]:
             "reasons": view.reasons(),
             "entries": counters.get("entries", 0),
             "bytes": counters.get("bytes", 0),
-            "exact_duplicates": exact_duplicates(view),
+            "exact_duplicates": exact_duplicates(out.ledger),
             "near_duplicates": counters.get("near_duplicates", 0),
             "lists_read": all(item.sealed for item in view.lists()),
             "hosts": msgspec.to_builtins(view.host_stats(time.time())),
