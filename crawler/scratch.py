@@ -2,16 +2,19 @@
 Folders for temporary files that nobody else may look into, and that go with the process that made them.
 
     TMPDIR/crawler-XXXXXXXX/.scratch   locked (flock) for as long as that process lives
+    TMPDIR/crawler-XXXXXXXX/files/     the folder
 
-What a kill leaves is removed when the next folder is made, by whichever process. Only the lock tells whether an owner
-lives: the kernel takes it back however it ended, while a process number may be another's by then, and the folder of a
-long run is old.
+What a kill leaves is removed when the next process makes its first folder. Only the lock tells whether an owner lives:
+the kernel takes it back however it ended, while a process number may be another's by then, and the folder of a long run
+is old. The lock goes last: children outlive a killed parent for a moment, and what they write while its folder is being
+removed would otherwise be nobody's for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import shutil
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 PREFIX = "crawler-"
 #: The file that makes a folder one of ours, and is locked.
 LOCK = ".scratch"
+#: What is in a folder beside it.
+FILES = "files"
 
 
 class Scratch:
@@ -37,18 +42,20 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        _sweep()
+        _sweep(tempfile.gettempdir())
+        self._whole = Path(tempfile.mkdtemp(prefix=PREFIX))
         #: The folder.
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self.path = self._whole / FILES
         try:
-            self._lock = _hold(self.path)
+            self._lock = _hold(self._whole)
+            self.path.mkdir()
         except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
+            shutil.rmtree(self._whole, ignore_errors=True)
             raise
 
     def close(self) -> None:
-        """Remove the folder with all that is in it. May be called again."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder with all in it; what cannot go now, the next process removes. May be called again."""
+        _remove(self._whole)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -77,12 +84,19 @@ def _hold(folder: Path) -> int:
     return descriptor
 
 
-def _sweep() -> None:
-    """Remove the folders whose process is dead."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), _taken(folder):
-            log.info("removing %s, which a process left that was killed", folder)
-            shutil.rmtree(folder, ignore_errors=True)
+def _remove(whole: Path) -> None:
+    shutil.rmtree(whole / FILES, ignore_errors=True)
+    if not (whole / FILES).exists():
+        shutil.rmtree(whole, ignore_errors=True)
+
+
+@functools.cache  # shards pass through a folder each: one look in a process is enough
+def _sweep(parent: str) -> None:
+    """Remove the folders in *parent* whose process is dead."""
+    for whole in Path(parent).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), _taken(whole):
+            log.info("removing %s, which a process left that was killed", whole)
+            _remove(whole)
 
 
 @contextlib.contextmanager

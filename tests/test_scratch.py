@@ -53,8 +53,8 @@ def owner() -> Iterator[tuple[subprocess.Popen[str], Path]]:
 def test_it_goes_when_it_is_closed(temporary: Path) -> None:
     """With all that is in it; only this user may look inside."""
     with Scratch() as folder:
-        assert folder.parent == temporary
-        assert folder.stat().st_mode & 0o777 == 0o700
+        assert folder.parent.parent == temporary
+        assert folder.parent.stat().st_mode & 0o777 == 0o700
         (folder / "download").write_bytes(b"x")
     assert list(temporary.iterdir()) == []
 
@@ -69,16 +69,49 @@ def test_it_may_be_closed_again(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
+def kill_owner() -> Path:
+    """Return what a process left that was killed."""
+    with owner() as (killed, left):
+        killed.kill()
+        killed.wait(LIMIT)
+    assert (left / "download").exists()
+    return left
+
+
 def test_what_a_kill_left_goes_with_the_next(temporary: Path) -> None:
     """The folder of a process that was killed is removed, those of processes that live stay, this one's too."""
     with owner() as (_, kept), Scratch() as mine:
-        with owner() as (killed, left):
-            killed.kill()
-            killed.wait(LIMIT)
-        assert (left / "download").exists()
-        with Scratch() as folder:
-            assert sorted(temporary.iterdir()) == sorted([kept, mine, folder])
-        assert (kept / "download").exists()
+        kill_owner()
+        with owner() as (_, other):
+            assert sorted(temporary.iterdir()) == sorted(folder.parent for folder in (kept, mine, other))
+        assert (kept / "download").exists() and mine.exists()
+
+
+def test_a_process_looks_once(temporary: Path) -> None:
+    """What is left while it lives waits for the next one."""
+    Scratch().close()
+    left = kill_owner()
+    Scratch().close()
+    assert (left / "download").exists()
+    with owner() as (_, other):
+        assert list(temporary.iterdir()) == [other.parent]
+
+
+def test_what_comes_while_it_is_removed_is_swept_by_the_next(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a child that has not seen yet that its parent is gone: the lock goes last, so all is found again."""
+    scratch, real, late = Scratch(), os.rmdir, []
+
+    def rmdir(path: str, *, dir_fd: int | None = None) -> None:
+        if not late:
+            late.append(scratch.path / "late")
+            late[0].write_bytes(b"x")
+        real(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr("os.rmdir", rmdir)
+    scratch.close()
+    assert late[0].exists()
+    with owner() as (_, other):
+        assert list(temporary.iterdir()) == [other.parent]
 
 
 @pytest.mark.parametrize("kind", ["begun", "other", "link", "file"])
@@ -103,9 +136,7 @@ def test_what_is_not_known_to_be_left_stays(temporary: Path, kind: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root could remove what is another's")
 def test_what_another_user_left_stays(temporary: Path) -> None:
     """It is theirs to remove."""
-    with owner() as (killed, left):
-        killed.kill()
-        killed.wait(LIMIT)
+    left = kill_owner().parent
     os.chown(left, 12345, 12345)
     Scratch().close()
     assert list(temporary.iterdir()) == [left]
@@ -119,7 +150,7 @@ def test_where_nothing_can_be_locked(temporary: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("fcntl.flock", refuse)
     with Scratch() as first, Scratch() as second:
-        assert sorted(temporary.iterdir()) == sorted([first, second])
+        assert sorted(temporary.iterdir()) == sorted([first.parent, second.parent])
     assert list(temporary.iterdir()) == []
 
 
