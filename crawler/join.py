@@ -22,6 +22,7 @@ from crawler.consumer import Consumer
 from crawler.consumer.store.opening import AnyStore, Sharded, holding_of, open_store
 from crawler.consumer.store.remote import is_address
 from crawler.errors import CrawlerError, UnknownSession, UsageError
+from crawler.logs import speak
 from crawler.model import PROTOCOL, Hello, QueueStatus, Role, Welcome
 from crawler.processes import child_main
 from crawler.scratch import Scratch
@@ -216,7 +217,7 @@ def _spool(store: AnyStore | None, session: str) -> Iterator[Path]:
 
 def serve(connection: Connection, setup: bytes) -> None:
     """Work as the setup says; tell the parent how it ended; end with the pipe."""
-    logging.basicConfig(format="%(message)s", level=os.environ.get("CRAWLER_LOG", "WARNING"))
+    speak(os.environ.get("CRAWLER_LOG", "WARNING"))
     joining = msgspec.msgpack.decode(setup, type=Joining)
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     ended = Ended(exit_status=0)

@@ -181,14 +181,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         content = self._content()
-        if fault == "503":
-            self._answer(503, [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>")
+        if fault in _CODES:
+            body = f"<Error><Code>{_CODES[fault]}</Code></Error>"
+            self._answer(int(fault), [("Content-Type", "application/xml")], body.encode())
             return
         if fault == "slow":
             time.sleep(0.5)
-        if fault == "403":
-            self._answer(403, [("Content-Type", "application/xml")], b"<Error><Code>AccessDenied</Code></Error>")
-            return
         self._pass_on(content, is_lost=fault == "lost")
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
@@ -231,6 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+#: What is said with a status.
+_CODES = {"401": "Unauthorized", "403": "AccessDenied", "503": "SlowDown"}
 #: What is uploaded at a start, which ends where that fails.
 _SPARED = ("nonce", ".probe", ".crawl")
 #: Headers that are about one connection.

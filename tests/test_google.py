@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.command import LOCAL, records, run, running, status, write_list
+from tests.command import LIMIT, LOCAL, records, run, running, status, write_list
 from tests.conftest import free_port, wait_until
-from tests.objects import served_by
+from tests.objects import Faults, served_by
 from tests.shards import check as check_tars
 from tests.site import Site
 
@@ -53,9 +53,17 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """Return the bucket, that commands of this test reach."""
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
+def faults(endpoint: str) -> Iterator[Faults]:
+    """Put a proxy before the server."""
+    proxy = Faults(endpoint)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def bucket(endpoint: str, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """Return the bucket, that commands of this test reach through the proxy."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", faults.endpoint)
     # It would ask Google what kind of bucket this is.
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     return Bucket(endpoint)
@@ -73,6 +81,42 @@ def test_images_are_objects(tmp_path: Path, site: Site, bucket: Bucket) -> None:
     for path, digest in digests.items():
         assert hashlib.sha256(bucket.get(f"files/{path}")).hexdigest() == digest
     assert "20 of 20 records have their file" in run(tmp_path, "status", "urls.crawl", "--verify").stdout
+
+
+def check(folder: Path, bucket: Bucket, prefix: str, stored: int) -> None:
+    """Hold the objects against the records: each image is there, and nothing else; none took more than one attempt."""
+    kept = records(folder, "urls.crawl")
+    assert len({record["id"] for record in kept}) == len(kept) == stored
+    assert {(record["outcome"], record["attempts"]) for record in kept} == {("stored", 1)}
+    digests = {record["path"]: record["sha256"] for record in kept}
+    assert bucket.names(prefix) == sorted(digests)
+    for path, digest in digests.items():
+        assert hashlib.sha256(bucket.get(f"{prefix}{path}")).hexdigest() == digest
+
+
+def test_uploads_that_fail_now_and_then(tmp_path: Path, site: Site, bucket: Bucket, faults: Faults) -> None:
+    """Refused, cut, and some of whose end nobody hears: they are tried again, and every image is stored, once."""
+    write_list(tmp_path, *(site.url(f"/photo/{number}.jpg") for number in range(24)))
+    faults.plan = ("", "", "503", "", "", "", "cut", "", "", "", "lost", "")
+    done = run(tmp_path, "seed", "urls.txt", *LOCAL, "--store", "gs://bucket/now-and-then")
+    assert done.returncode == 0, done.stderr
+    check(tmp_path, bucket, "now-and-then/", 24)
+    assert min(faults.done[kind] for kind in ("503", "cut", "lost")) > 1
+    assert len(site.requests) == 24
+
+
+def test_uploads_that_are_all_refused_pause_the_run(tmp_path: Path, site: Site, bucket: Bucket, faults: Faults) -> None:
+    """Nobody is charged an attempt, and it goes on when uploads are taken again; what is said of it are a few lines."""
+    write_list(tmp_path, *(site.url(f"/photo/{number}.jpg") for number in range(24)))
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, "--store", "gs://bucket/refused") as seed:
+        wait_until(lambda: site.requests)  # it has shown that it can write there
+        faults.plan = ("401",)
+        wait_until(lambda: "cannot store in gs://" in (status(tmp_path, "urls.crawl").get("trouble") or ""))
+        faults.plan = ("",)
+        _, said = seed.communicate(timeout=LIMIT)
+    assert seed.returncode == 0, said
+    assert "Traceback" not in said
+    check(tmp_path, bucket, "refused/", 24)
 
 
 def test_kill_9_while_shards_are_made(tmp_path: Path, site: Site, bucket: Bucket) -> None:

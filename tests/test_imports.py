@@ -30,6 +30,7 @@ HEIGHTS = {
     "crawler.room": 2,  # on disks
     "crawler.descriptors": 2,
     "crawler.scratch": 2,  # folders for temporary files
+    "crawler.logs": 2,  # what processes say
     "crawler.model": 3,
     "crawler.stats": 3.5,  # the status of a queue is of the model
     "crawler.slate": 2,  # what a child notes, for its parent

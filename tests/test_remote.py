@@ -217,6 +217,28 @@ def test_shards_in_a_bucket_are_swept(tmp_path: Path, site: Site, bucket: Bucket
     assert (facts["records"], facts["orphans"], facts["missing"]) == (7, 0, 0)
 
 
+def test_a_bucket_with_shards_without_names_is_not_swept(tmp_path: Path, site: Site, bucket: Bucket) -> None:
+    """As after a kill between upload and name: nothing is removed until the same command has published them."""
+    write_list(tmp_path, *urls(site, 8))
+    seed = ("seed", "urls.txt", *LOCAL, *shards(bucket, 4))
+    assert run(tmp_path, *seed).returncode == 0
+    published = bucket.names()
+    for name, former in (("00001.tar", ".open/00001.sealed"), (".index/00001", ".open/00001.index")):
+        bucket.put(f"pre/{former}", bucket.get(f"pre/{name}"))
+        bucket.delete(f"pre/{name}")
+    before = bucket.names()
+    sweep = ("status", "urls.crawl", "--verify", "--sweep", "--store", f"s3://{bucket.name}/pre")
+    refused = run(tmp_path, *sweep)
+    assert refused.returncode == 73
+    [line] = refused.stderr.splitlines()
+    assert "shards that are not published yet" in line and "crawler seed" in line
+    assert bucket.names() == before != published
+    assert run(tmp_path, *seed).returncode == 0
+    swept = run(tmp_path, *sweep)
+    assert (swept.returncode, "8 of 8 records have their file" in swept.stdout) == (0, True), swept.stderr
+    assert bucket.names() == published
+
+
 def test_held_tasks_are_kept_alive_until_the_upload(tmp_path: Path, site: Site, bucket: Bucket, faults: Faults) -> None:
     """More than the threads, shown as held; while uploads fail nothing is recorded, and no attempt is lost."""
     write_list(tmp_path, *urls(site, 60))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from crawler.logs import speak
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,6 +41,4 @@ def _quiet(context: click.Context, parameter: click.Parameter, value: bool) -> N
 
 def _set(level: str) -> None:
     os.environ["CRAWLER_LOG"] = level  # local workers speak as loud
-    logging.basicConfig(format="%(message)s", level=level, force=True)
-    for noisy in ("urllib3", "PIL"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    speak(level)
