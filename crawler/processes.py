@@ -280,6 +280,9 @@ def child_main(serve: Callable[[Connection, bytes], None]) -> None:
         os.dup2(1, 2)
         connection.send_bytes(READY)
         serve(connection, setup)
+    # Nothing in memory is needed any more, and to have Python free it, piece by piece, costs as much as some images.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _end_with_parent(connection: Connection) -> None:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 from crawler.stats import Stats
 
 #: Seconds between plain lines.
@@ -39,7 +37,8 @@ class Bar(Watch):
     def __init__(self, quiet: bool, how_to_join: Callable[[str], str]) -> None:
         self._quiet = quiet
         self._how_to_join = how_to_join
-        self._bar: tqdm[Any] | None = None
+        #: tqdm's, which is loaded where there is something to draw.
+        self._bar: Any = None
         self._live = sys.stderr.isatty() and not quiet
         self._began = time.monotonic()
         self._at_first: int | None = None
@@ -85,6 +84,8 @@ class Bar(Watch):
 
     def _draw(self, stats: Stats) -> None:
         if self._bar is None:
+            from tqdm import tqdm
+
             shape = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}{postfix}"
             self._bar = tqdm(total=0, bar_format=shape, dynamic_ncols=True, file=sys.stderr)
         self._bar.total = stats.total
@@ -119,6 +120,8 @@ def _details(stats: Stats, eta: float | None) -> str:
         f"{machines} machine{'' if machines == 1 else 's'}",
     ]
     if eta is not None:
+        from tqdm import tqdm
+
         parts.append(f"ETA {tqdm.format_interval(eta)}")
     if not stats.lists_read:
         read = "" if stats.lists_part is None else f" {100 * stats.lists_part:.0f} %"

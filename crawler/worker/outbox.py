@@ -67,7 +67,9 @@ class Outbox:
         with self._state:
             self._waiting.append(end)
             self._hurry |= not isinstance(end, Completion)
-            self._state.notify_all()
+            # Not woken by each that is gathered.
+            if self._hurry or len(self._waiting) in (1, BATCH):
+                self._state.notify_all()
 
     def flush(self, wait: float) -> bool:
         """Wait until all was sent; False where *wait* seconds did not suffice."""
