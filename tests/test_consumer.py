@@ -261,6 +261,7 @@ def test_too_slow(bench: Bench, held: Callable[[Download], None], monkeypatch: p
     bench.consumer.take(download)
     wait_until(lambda: bench.results)
     assert reason_of(bench.results[0]) is Reason.VERIFIER_TIMEOUT
+    assert "another try" in str(bench.results[0].detail)
     assert bench.spool_files() == []
     monkeypatch.setattr(crawler.consumer, "IMAGE_WAIT", 30.0)
     other = bench.take(picture())

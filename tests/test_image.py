@@ -310,6 +310,21 @@ def test_too_many_pixels_together() -> None:
     assert isinstance(judge(saved("GIF", size, frames=frames - 1), Limits(max_pixels=1200)), Image)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (saved("WEBP", (100, 90)), "100 x 90, where a pixel of WEBP counts as 2, is over --max-pixels 8000"),
+        (saved("GIF", (100, 90)), "Image size (9000 pixels) exceeds limit of 8000 pixels: see --max-pixels"),
+        (saved("GIF", (80, 100), frames=9), "its first 9 frames together are over 8 times --max-pixels 8000"),
+    ],
+)
+def test_what_is_said_of_too_many_pixels(content: bytes, said: str) -> None:
+    """Which limit it was, and what counts against it."""
+    with pytest.raises(ImageRefused) as caught:
+        verify(io.BytesIO(content), Limits(max_pixels=8_000))
+    assert (caught.value.reason, caught.value.detail) == (Reason.TOO_MANY_PIXELS, said)
+
+
 def test_large_text() -> None:
     """A large editing history in a PNG is no reason to refuse its pixels."""
     texts = PngImagePlugin.PngInfo()

@@ -334,6 +334,23 @@ def test_memory_is_too_small(bench: Bench, tmp_path: Path, monkeypatch: pytest.M
     assert bench.consumer._crew.children() == [1]
 
 
+# Enough to decode; with less the encoder of AVIF crashes, with more there is enough for all.
+@pytest.mark.parametrize(("format", "room"), [("WEBP", 124 << 20), ("AVIF", 140 << 20)])
+def test_memory_is_too_small_to_encode(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, room: int
+) -> None:
+    """What an encoder says then is of use to nobody: it is refused as when a decoder gets too little."""
+    own_verifier(tmp_path, monkeypatch, f"verifier.sandbox.ROOM = {room}; verifier.sandbox.ROOM_PER_PIXEL_USED = 0")
+    bench.start(treatment=Treatment(transform=Transform(format=format)))
+    file = io.BytesIO()
+    Pillow.new("L", (4000, 3000)).save(file, "PNG")
+    large, small = bench.take(file.getvalue()), bench.take(picture())
+    results = bench.wait(2)
+    assert results[large.task.id].reason == "too_many_pixels"
+    assert "memory" in str(results[large.task.id].detail) and "--max-pixels" in str(results[large.task.id].detail)
+    assert results[small.task.id].reason is None
+
+
 def large_picture() -> bytes:
     """Return a TIFF of 64 million bytes decoded."""
     file = io.BytesIO()

@@ -39,6 +39,8 @@ KEEPERS = 8
 VERIFIER = "crawler.consumer.verifier"
 #: Seconds that a verifier may take for one image; with a tick it is judged within ten.
 IMAGE_WAIT = 9.0
+#: What is said of an image that took longer.
+TOO_SLOW = f"took over {IMAGE_WAIT:.0f} s; worth another try where the machine was busy: --reason verifier_timeout"
 #: Seconds between two looks at the clocks of verifiers.
 TICK = 0.5
 #: Seconds that threads have to end in `close`, beside its own wait.
@@ -222,7 +224,8 @@ class Consumer:
         lost = self._jobs.died(verifier)
         if lost is not None:
             job, reason = lost
-            self._outcomes.put((job, Refused(number=job.number, reason=reason, detail=reason.facts.meaning)))
+            detail = TOO_SLOW if reason is Reason.VERIFIER_TIMEOUT else reason.facts.meaning
+            self._outcomes.put((job, Refused(number=job.number, reason=reason, detail=detail)))
         self._wake_feeder()
 
     # ------------------------------------------------------------ storing: several threads

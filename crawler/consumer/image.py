@@ -148,9 +148,8 @@ def _decode_frames(image: Pillow.Image, limits: Limits, treating: Treating) -> N
         _judge_size(image.size, str(image.format), limits.max_pixels)
         pixels += image.width * image.height
         if pixels > limits.max_pixels * FRAMES_FACTOR:
-            raise ImageRefused(
-                Reason.TOO_MANY_PIXELS, f"over {limits.max_pixels * FRAMES_FACTOR} in {number + 1} frames"
-            )
+            said = f"{FRAMES_FACTOR} times --max-pixels {limits.max_pixels}"
+            raise ImageRefused(Reason.TOO_MANY_PIXELS, f"its first {number + 1} frames together are over {said}")
         image.load()
         treating.take(image)
     raise ImageRefused(Reason.TOO_MANY_PIXELS, f"more than {MAX_FRAMES} frames")
@@ -174,7 +173,8 @@ def _judge_size(size: tuple[int, int], format: str, max_pixels: int) -> None:
     width, height = size
     weight = WEIGHTS.get(format, 1.0)
     if width * height * weight > max_pixels:
-        raise ImageRefused(Reason.TOO_MANY_PIXELS, f"{width} x {height}" + (f" of {format}" if weight > 1 else ""))
+        counted = f", where a pixel of {format} counts as {weight:g}," if weight > 1 else ""
+        raise ImageRefused(Reason.TOO_MANY_PIXELS, f"{width} x {height}{counted} is over --max-pixels {max_pixels}")
     if width < 1 or height < 1:
         raise ImageRefused(Reason.IMAGE_BROKEN, f"{width} x {height}")
 
@@ -184,10 +184,11 @@ def _translate(error: Exception, file: BinaryIO, head: bytes) -> ImageRefused:
     detail = f"{type(error).__name__}: {error}"
     # 1. Too large.
     if isinstance(error, Pillow.DecompressionBombWarning | Pillow.DecompressionBombError):
-        return ImageRefused(Reason.TOO_MANY_PIXELS, str(error))
+        return ImageRefused(Reason.TOO_MANY_PIXELS, f"{str(error).partition(',')[0]}: see --max-pixels")
     # A verifier's limit on memory is the other face of the limit on pixels: kinds of pixels differ in what they take.
     if isinstance(error, MemoryError):
-        return ImageRefused(Reason.TOO_MANY_PIXELS, "decoding takes more memory than a verifier may use")
+        said = "it takes more memory than a verifier has, which grows with --max-pixels"
+        return ImageRefused(Reason.TOO_MANY_PIXELS, said)
     # 2. Our own disk, not the image.
     if isinstance(error, OSError) and error.errno == errno.EIO:
         return ImageRefused(Reason.INTERNAL, detail)

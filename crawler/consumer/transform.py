@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from typing import Any, NamedTuple
 
 import PIL.Image as Pillow
@@ -47,6 +48,9 @@ UPRIGHT = {
 }
 #: What encoders are told beside the quality. One thread: a verifier may start none.
 OPTIONS: dict[str, dict[str, Any]] = {"AVIF": {"speed": 8, "max_threads": 1}}
+#: What encoders say when they get no memory. Source: `WebPEncodingError` of libwebp; what that of AVIF was seen to say
+#: of large pictures in a verifier.
+NO_MEMORY = re.compile(r"encoding error [12]\b|Out of memory|Encoding of color planes failed")
 
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -133,6 +137,7 @@ class Transformer:
 
         Raises:
             ImageRefused: With TRANSFORM_FAILED where the encoder cannot.
+            MemoryError: The encoder got too little.
         """
         first, *others = _alike(self._pictures)
         options = {"quality": self._transform.quality, **OPTIONS.get(self._transform.format, {})}
@@ -141,7 +146,9 @@ class Transformer:
         file = io.BytesIO()
         try:
             first.save(file, self._transform.format, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
+            if NO_MEMORY.search(str(error)):
+                raise MemoryError(str(error)) from error
             raise ImageRefused(Reason.TRANSFORM_FAILED, f"cannot be encoded: {error}") from error
         facts = Image(format=self._transform.format, width=first.width, height=first.height)
         return Made(facts, file.getvalue())

@@ -151,9 +151,6 @@ def _write(file: io.FileIO, data: bytes) -> None:
 
 def _blame(error: ImageRefused) -> tuple[Reason, str]:
     """Return reason and detail, where the sandbox is the cause also that."""
-    # Formats differ in how many copies they make, so an image within the limit of pixels may still not fit.
-    if isinstance(error.__cause__, MemoryError):
-        return Reason.TOO_MANY_PIXELS, "more than the verifier's memory holds"
     # No bytes make Pillow ask for more than it may, so this is a defect of ours, such as something not loaded before.
     if isinstance(error.__cause__, PermissionError):
         return Reason.INTERNAL, f"refused by the sandbox: {error.detail}"
