@@ -1,7 +1,8 @@
-"""Open files: how many a run needs, and whether it may have them."""
+"""Open files: how many a run needs, whether it may have them, and writing to one without a buffer."""
 
 from __future__ import annotations
 
+import io
 import resource
 
 from crawler.errors import UsageError
@@ -35,3 +36,10 @@ def raise_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def write_all(file: io.FileIO, data: bytes) -> None:
+    """Write all of *data*; one write takes less where the file meets a limit, and the next says which."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

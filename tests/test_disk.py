@@ -7,12 +7,14 @@ Real file systems in memory, mounted for each test (root). What only a failing d
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -390,3 +392,15 @@ def test_no_limit_of_open_files_is_none(monkeypatch: pytest.MonkeyPatch) -> None
     descriptors.require(32)
     with pytest.raises(UsageError, match="ulimit"):
         descriptors.require(33)
+
+
+def test_what_a_write_leaves_is_written_after_it(tmp_path: Path) -> None:
+    """A system may take a part of what it is given; without a buffer nobody else looks after the rest."""
+
+    class Reluctant(io.FileIO):
+        def write(self, data: Any, /) -> int:
+            return super().write(data[:3])
+
+    with Reluctant(str(tmp_path / "file"), "w") as file:
+        descriptors.write_all(file, b"0123456789")
+    assert (tmp_path / "file").read_bytes() == b"0123456789"

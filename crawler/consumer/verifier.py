@@ -34,6 +34,7 @@ from crawler.consumer.messages import (
     encode,
 )
 from crawler.consumer.transform import warm_up as warm_up_transform
+from crawler.descriptors import write_all
 from crawler.errors import ImageRefused
 from crawler.processes import child_main
 from crawler.reasons import Reason
@@ -139,10 +140,8 @@ def _judge(number: int, descriptor: int, output: int | None = None, *, setup: Se
 
 def _write(file: io.FileIO, data: bytes) -> None:
     """Write all of *data*, or refuse what is larger than this process may write."""
-    view = memoryview(data)
     try:
-        while view:
-            view = view[file.write(view) :]
+        write_all(file, data)
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise

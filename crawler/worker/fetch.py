@@ -7,14 +7,16 @@ import http.client
 import ssl
 import time
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import requests
 import requests.structures
 import requests.utils
 from urllib3 import exceptions as urllib3_errors
 
+from crawler.descriptors import write_all
 from crawler.errors import FetchError
 from crawler.model import Completion, Download, Finding, Lease, Outcome, Response, Task
 from crawler.reasons import Reason
@@ -199,7 +201,7 @@ class Fetcher:
                     raise FetchError(Reason.TOO_LARGE, f"more than {self._limits.max_bytes} bytes")
                 digest.update(data)
                 expected.update(data)
-                file.write(data)
+                write_all(file, data)
         return size, digest.hexdigest()
 
     def _check_whole(self, size: int, announced: int | None) -> None:
@@ -277,11 +279,15 @@ def _cut(text: str | None) -> str | None:
     return None if text is None else text[:MAX_TEXT]
 
 
-def _create(path: Path) -> BinaryIO:
-    """Open a spool file for writing; a spool that was swept while its session was taken for dead is made again."""
+def _create(path: Path) -> FileIO:
+    """
+    Open a spool file for writing; a spool that was swept while its session was taken for dead is made again.
+
+    Without a buffer: what is written is large, and to make one asks the system three things for each file.
+    """
     try:
-        return path.open("wb")
+        return path.open("wb", buffering=0)
     except FileNotFoundError:
         for folder in (path.parent.parent, path.parent):  # never the store itself: it may be a disk that is not mounted
             folder.mkdir(mode=0o700, exist_ok=True)
-        return path.open("wb")
+        return path.open("wb", buffering=0)
