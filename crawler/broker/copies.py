@@ -97,7 +97,7 @@ def _keep(ledger: Path, count: int, images: list[int]) -> None:
     The ledger may be another user's, or on a disk that is full or read-only; a run may have begun on it meanwhile.
     """
     address = f"{ledger.absolute().as_uri()}?mode=rw"
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(address, KEEP_WAIT, uri=True)) as db, db:
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(address, timeout=KEEP_WAIT, uri=True)) as db, db:
         db.execute("BEGIN IMMEDIATE")
         if list(db.execute(_IMAGES).fetchone()) == images:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (COUNTED, json.dumps([count, *images])))
