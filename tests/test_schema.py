@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,11 @@ HOLDER = "765bd2a4d72aaf8ed7154607a3e110e4"
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """Lay down a ledger of schema 1 that a killed coordinator left."""
+    """Lay down a ledger of schema 1 that a killed coordinator left, just now."""
     path = tmp_path / "ledger.db"
-    with contextlib.closing(sqlite3.connect(path)) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.executescript(OLD.read_text())
+        db.execute("UPDATE leases SET expires = ?", (time.time() + 60,))
     return path
 
 
