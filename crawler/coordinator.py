@@ -98,7 +98,7 @@ class Coordinator:
             if opening.refresh:
                 self.ledger.change(lambda changes: refresh(changes.db))
             self.queue = LocalTaskQueue(self.ledger, self._terms())
-            self._completions = CompletionLog(out.completions, self.ledger.view)
+            self._completions = CompletionLog(out.completions, self.ledger)
             # A session of another machine may be alive without a lease: its spool stays until the end.
             self._sweep(lambda session: session.startswith((OWN, LOCAL)))
         except BaseException:

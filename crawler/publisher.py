@@ -151,6 +151,7 @@ class Publisher:
         found: dict[int, tuple[str, str]] = {}
         for start in range(0, len(ids), BATCH):
             found |= self._view.kept(ids[start : start + BATCH])
+        self._ledger.await_sync()  # what is left out is gone, so the record that says so must last
         return found
 
     def _tell(self, error: OSError) -> None:

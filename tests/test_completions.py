@@ -52,7 +52,7 @@ def work(bench: Bench, session: str, count: int) -> None:
 
 def start(path: Path, bench: Bench) -> None:
     """Let the file be mended and completed, and close it."""
-    log = CompletionLog(path, bench.ledger.view)
+    log = CompletionLog(path, bench.ledger)
     log.start()
     log.close()
 
@@ -81,7 +81,7 @@ def test_lines_come_while_the_crawl_runs(bench: Bench, path: Path) -> None:
     """Nobody has to wait for the end; a line is there whole or not at all."""
     bench.fill(*URLS)
     session = bench.join()
-    log = CompletionLog(path, bench.ledger.view)
+    log = CompletionLog(path, bench.ledger)
     log.start()
     for number in range(1, 4):
         work(bench, session, 1)
@@ -97,7 +97,7 @@ def test_what_was_recorded_last_is_written_at_the_end(
     monkeypatch.setattr(completions, "TICK", 3600)
     monkeypatch.setattr(completions, "BATCH", 3)
     bench.fill(*URLS)
-    log = CompletionLog(path, bench.ledger.view)
+    log = CompletionLog(path, bench.ledger)
     log.start()
     work(bench, bench.join(), 4)
     assert path.read_bytes() == b""
@@ -177,7 +177,7 @@ def test_a_file_that_cannot_be_written_is_named(bench: Bench, path: Path) -> Non
     """Before anything is crawled."""
     path.mkdir()
     with pytest.raises(StorageFailed, match=r"completions\.jsonl cannot be written"):
-        CompletionLog(path, bench.ledger.view)
+        CompletionLog(path, bench.ledger)
 
 
 def test_completions_are_told_when_asked(bench: Bench, path: Path, caplog: pytest.LogCaptureFixture) -> None:

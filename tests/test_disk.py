@@ -181,9 +181,10 @@ def test_a_ledger_waits_where_a_quota_is_used_up(tmp_path: Path, monkeypatch: py
         if is_used_up[0]:
             raise OSError(errno.EDQUOT, "quota")
 
-    monkeypatch.setattr(os, "fsync", fsync)
     ledger = Ledger(tmp_path / "ledger.db", 60.0, failed.append)
     try:
+        ledger.await_sync()
+        monkeypatch.setattr(os, "fsync", fsync)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
         change = ledger.submit(lambda made: made.set_meta("large", "x" * 2_000_000))
         wait_until(lambda: ledger.paused)

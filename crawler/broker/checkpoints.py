@@ -6,11 +6,10 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from crawler.broker.durability import WINDOW, Durability
+from crawler.broker.durability import Durability
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ class Checkpoints:
 
     Args:
         path: The ledger.
-        durability: When the file is synced, and whether the log has to be synced beside its commits.
+        durability: Whether log and file are synced, one before and the other after what is brought.
         on_failed: Called, once, with the error of a disk that failed.
     """
 
@@ -36,9 +35,7 @@ class Checkpoints:
         self._wal = Path(f"{path}-wal")
         self._on_failed = on_failed
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute(f"PRAGMA synchronous = {durability.level(True)}")
-        self._tick = min(TICK, WINDOW / 2)
-        self._sync_at = 0.0 if durability is Durability.BATCH else float("inf")
+        self._db.execute(f"PRAGMA synchronous = {durability.level}")
         self._closing = threading.Event()
         #: Length of the log at the last checkpoint.
         self._seen = 0
@@ -47,18 +44,19 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()
 
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._closing.set()
+
     def close(self) -> None:
         """End, and wait for the end."""
-        self._closing.set()
+        self.stop()
         self._thread.join()
         self._db.close()
 
     def _run(self) -> None:
         try:
-            while not self._closing.wait(self._tick):
-                if time.monotonic() >= self._sync_at:
-                    self._sync_at = time.monotonic() + WINDOW - self._tick
-                    self._sync()
+            while not self._closing.wait(TICK):
                 self._check()
         except (sqlite3.Error, OSError) as error:
             self._on_failed(error)
@@ -74,17 +72,6 @@ class Checkpoints:
                 raise
             return  # whoever writes meets a full disk too, and waits for room
         self._seen, self.is_due = size, size >= MUCH
-
-    def _sync(self) -> None:
-        """Sync the log; SQLite keeps no lock on this file, so closing it lets none go."""
-        try:
-            descriptor = os.open(self._wal, os.O_RDONLY)
-        except FileNotFoundError:
-            return
-        try:
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _size(self) -> int:
         try:

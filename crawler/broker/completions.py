@@ -1,4 +1,4 @@
-"""`completions.jsonl`: a line for every recording, written from the ledger after its commit, in the order of `seq`."""
+"""`completions.jsonl`: a line for every recording, written from the ledger after its sync, in the order of `seq`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from crawler.broker.views import View
+from crawler.broker.ledger import Ledger
 from crawler.errors import StorageFailed
 from crawler.model import Outcome
 
@@ -42,15 +42,15 @@ class CompletionLog:
 
     Args:
         path: The file. A torn last line is cut, what is missing is appended.
-        view: The ledger.
+        ledger: What was recorded.
 
     Raises:
         StorageFailed: The file cannot be written.
     """
 
-    def __init__(self, path: Path, view: View) -> None:
+    def __init__(self, path: Path, ledger: Ledger) -> None:
         self._path = path
-        self._view = view
+        self._ledger = ledger
         try:
             self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
             self._seq = _mend(self._file)
@@ -78,6 +78,8 @@ class CompletionLog:
                 while self._write():
                     pass
                 self._trouble = None
+            except StorageFailed:  # whoever runs the ledger is told by it; the next start appends what is missing
+                return
             except (OSError, sqlite3.Error) as error:
                 # The ledger has it all: it is tried again, and the next start appends what is missing then.
                 if self._trouble is None:
@@ -86,8 +88,9 @@ class CompletionLog:
                 self._closing.wait(PAUSE)
 
     def _write(self) -> bool:
-        records = self._view.records(self._seq, BATCH)
+        records = self._ledger.view.records(self._seq, BATCH)
         if records:
+            self._ledger.await_sync()  # no line of what a power cut takes back
             whole = self._file.tell()
             data = b"".join(_encode(record) + b"\n" for record in records)
             if self._file.write(data) != len(data):

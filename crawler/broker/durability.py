@@ -23,8 +23,7 @@ class Durability(enum.StrEnum):
     #: When the system thinks fit.
     NONE = "none"
 
-    def level(self, is_durable: bool) -> str:
-        """Return the level of SQLite's syncs for a commit of which at least one change is to be durable, or none."""
-        if self is Durability.NONE:
-            return "OFF"
-        return "FULL" if is_durable and self is Durability.FULL else "NORMAL"
+    @property
+    def level(self) -> str:
+        """Return the level of SQLite's own syncs: that of each commit is left to `Syncs`."""
+        return "OFF" if self is Durability.NONE else "NORMAL"

@@ -127,7 +127,8 @@ class Keeper:
             if state.next_due > now or state.frontier.queued() > MAX_TASKS:
                 return
             state.next_due = FOREVER  # a task delayed from here on puts an earlier time
-        tasks = self._ledger.change(lambda changes: changes.take_due(now, DUE))
+        # Not durable: should a power cut take this back, they are due again.
+        tasks = self._ledger.submit(lambda changes: changes.take_due(now, DUE), durable=False).result()
         following = self._ledger.view.next_due()
         with state.lock:
             ready = []

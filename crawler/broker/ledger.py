@@ -1,9 +1,13 @@
 """
 Every entry, task and record on disk: the truth from which all else can be rebuilt.
 
-One thread writes. It takes all changes that are waiting, makes them in one transaction and commits once, so that many
-callers share an fsync; each caller has a future that is done after the commit. What may be asked is in `views.py`,
-what may be changed in `changes.py`.
+One thread writes. It takes all changes that are waiting, makes them in one transaction and commits once; another one
+syncs what was committed (`syncs.py`), so that many callers share a sync, and the next transaction is made meanwhile.
+Each caller has a future, that of a durable change is done after the sync. What may be asked is in `views.py`, what may
+be changed in `changes.py`.
+
+Whoever reads may see what is not synced yet. That is right for who puts it back into the ledger, where it stands behind
+what was read. Who acts on it elsewhere, in another file or towards people who keep it, calls `await_sync` in between.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +28,7 @@ from crawler.broker.changes import Changes
 from crawler.broker.checkpoints import MUCH, Checkpoints
 from crawler.broker.durability import Durability
 from crawler.broker.schema import prepare
+from crawler.broker.syncs import Answer, Syncs
 from crawler.broker.views import View
 from crawler.errors import FULL, OutUnusable, StorageFailed
 from crawler.room import is_full
@@ -38,7 +44,7 @@ FULL_PAUSE = 1.0
 
 class _Change(NamedTuple):
     make: Callable[[Changes], Any]
-    #: Whether its commit must survive a power cut.
+    #: Whether it must survive a power cut before its caller hears of it.
     durable: bool
     future: Future[Any]
 
@@ -67,21 +73,22 @@ class Ledger:
         durability: Durability = Durability.FULL,
     ) -> None:
         self.path = path
-        self._durability = durability
         self._db = _open(path)
+        self._db.execute(f"PRAGMA synchronous = {durability.level}")
         self._pause_limit = pause_limit
         self._on_failed = on_failed
         self._waiting: list[_Change] = []
         self._wake = threading.Condition()
         self._closing = False
         self._failed: StorageFailed | None = None
-        self._level = "FULL"
         #: Why nothing can be written at the moment, None where all is well.
         self.paused: str | None = None
         self.view = View(path)
         self._changes = Changes(self._db)
         self._hurried = False
+        self._syncs = Syncs(path, durability, lambda error: self._fail(error, []))
         self._checkpoints = Checkpoints(path, durability, lambda error: self._fail(error, []))
+        self._syncs.start()
         # A daemon: what was not committed was not promised, and must not keep a failing program alive.
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._thread.start()
@@ -96,7 +103,8 @@ class Ledger:
                 ledger syncs its log later, it is not.
 
         Returns:
-            A future with what *make* returned, done after the commit. It raises StorageFailed where the disk failed.
+            A future with what *make* returned, done after the commit, or after its sync. It raises StorageFailed where
+            the disk failed. It may be done before that of an earlier change that is durable.
         """
         future: Future[T] = Future()
         with self._wake:
@@ -113,8 +121,17 @@ class Ledger:
         return self._changes.unsorted
 
     def change(self, make: Callable[[Changes], T]) -> T:
-        """Make one durable change and wait for its commit."""
+        """Make one durable change and wait until it is."""
         return self.submit(make).result()
+
+    def await_sync(self) -> None:
+        """
+        Wait until all that could be read before this call is as durable as what was acknowledged.
+
+        Raises:
+            StorageFailed: The disk failed, or the ledger is closed.
+        """
+        self._syncs.wait()
 
     def hurry(self) -> None:
         """Wait no longer for room on a full disk: the run ends."""
@@ -129,8 +146,11 @@ class Ledger:
             self._closing = True
             self._wake.notify()
         self._thread.join()
+        self._syncs.close()
         self._checkpoints.close()
         self.view.close()
+        if self._failed is not None:
+            _keep_log(self._db)
         self._db.close()
 
     # ------------------------------------------------------------ the writing thread
@@ -141,11 +161,14 @@ class Ledger:
                 self._make(group)
                 self._begin_log_anew()
             except Exception as error:  # nothing may leave a caller waiting
-                self._fail(error, [change for change in group if not change.future.done()])
-                return
+                self._fail(error, group)
 
     def _make(self, group: list[_Change]) -> None:
-        """Make the changes together; where one of them is at fault, each by itself, so that only its caller hears."""
+        """
+        Make the changes together; where one of them is at fault, each by itself, so that only its caller hears.
+
+        Those that are dealt with are taken out of *group*.
+        """
         try:
             results = self._commit(group)
         except (sqlite3.OperationalError, OSError, StorageFailed):
@@ -155,23 +178,27 @@ class Ledger:
             if type(error) is sqlite3.DatabaseError:  # the file is damaged
                 raise
             if len(group) == 1:
-                group[0].future.set_exception(error)
-                return
-            for change in group:
-                self._make([change])
+                group.pop().future.set_exception(error)
+            while group:
+                self._make(group[:1])
+                del group[0]
             return
-        for change, result in zip(group, results, strict=True):
-            change.future.set_result(result)
+        made = [(change.durable, Answer(change.future, result)) for change, result in zip(group, results, strict=True)]
+        group.clear()
+        for is_durable, answer in made:
+            if not is_durable:
+                answer.give()
+        self._syncs.answer([answer for is_durable, answer in made if is_durable])
 
     def _begin_log_anew(self) -> None:
-        if self._checkpoints.is_due:
+        if self._checkpoints.is_due and self._failed is None:
             self._checkpoints.is_due = False
             # What came since the checkpoint of the other thread; with nothing left the next commit begins at the front.
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _take(self) -> list[_Change]:
         with self._wake:
-            while not self._waiting and not self._closing:
+            while not self._waiting and not self._closing and self._failed is None:
                 self._wake.wait(60)
             group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
             return group
@@ -199,7 +226,6 @@ class Ledger:
         return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL or (is_unwritten and is_full(self.path.parent))
 
     def _transact(self, group: list[_Change]) -> list[Any]:
-        self._set_durable(any(change.durable for change in group))
         self._db.execute("BEGIN IMMEDIATE")
         self._changes.begin()
         results = [change.make(self._changes) for change in group]
@@ -207,12 +233,6 @@ class Ledger:
         self._db.execute("COMMIT")
         self._changes.committed()
         return results
-
-    def _set_durable(self, durable: bool) -> None:
-        level = self._durability.level(durable)
-        if level != self._level:
-            self._db.execute(f"PRAGMA synchronous = {level}")
-            self._level = level
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
@@ -239,14 +259,17 @@ class Ledger:
         failed = error if isinstance(error, StorageFailed) else StorageFailed(f"{self.path} cannot be written: {error}")
         failed.__cause__ = error if failed is not error else None
         with self._wake:
-            if self._failed is not None:
-                return
-            self._failed = failed
+            is_first, self._failed = self._failed is None, self._failed or failed
             group, self._waiting = group + self._waiting, []
-        log.debug("the ledger failed", exc_info=error)
+            self._wake.notify_all()
+        if is_first:
+            log.debug("the ledger failed", exc_info=error)
+            self._checkpoints.stop()
+            self._syncs.fail(failed)
         for change in group:
-            change.future.set_exception(failed)
-        self._on_failed(failed)
+            change.future.set_exception(self._failed)
+        if is_first:
+            self._on_failed(failed)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -267,3 +290,9 @@ def _open(path: Path) -> sqlite3.Connection:
     except (sqlite3.Error, OSError) as error:
         raise OutUnusable(f"{path} cannot be used as a ledger: {error}") from error
     return db
+
+
+def _keep_log(db: sqlite3.Connection) -> None:
+    """Let the close of *db* bring nothing into the file: what the system shows of a log may not be on a failed disk."""
+    if sys.version_info >= (3, 12):  # before, the sync that SQLite begins with meets the same error, and it stops there
+        db.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from crawler.broker.syncs import sync_log
 from crawler.broker.views import EntryRow, View
 from crawler.errors import UsageError
 from crawler.export.columns import OWN, Column, carried_columns
@@ -82,7 +83,9 @@ def export(out: Out, file: Path, choice: Choice = Choice()) -> int:  # noqa: B00
         lists = view.lists()  # from here on entries may be added, which are left out
         columns = _choose(choice, carried_columns(view.carried(lists), choice.columns))
         rows = map(_values(columns), filter(choice.takes, view.entries(lists)))
-        return _write(begin(columns), rows)
+        count = _write(begin(columns), rows)
+        sync_log(out.ledger)  # no row of what a power cut takes back, where a crawl is running
+        return count
 
 
 def _choose(choice: Choice, carried: list[Column]) -> list[Column]:
