@@ -25,6 +25,9 @@ from tests.shards import listed
 from tests.site import Site
 from tests.test_task_queue import batch, hello, terms
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 OUT = "urls.crawl"
 CONTENT = b"an image that nobody recorded"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

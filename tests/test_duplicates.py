@@ -33,6 +33,9 @@ from tests.shards import listed, tars
 from tests.site import Site
 from tests.test_task_queue import Bench, hello, lease, stored, terms
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 HASHED = Treatment(facts=("phash",))
 KEEP, DROP = NearDuplicates(distance=4), NearDuplicates(distance=4, drop=True)
 

@@ -27,6 +27,9 @@ from tests.command import LOCAL, rows, run
 from tests.site import Site
 from tests.test_task_queue import Bench, failed, lease, stored, terms
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 A, B, C = "http://a.test/1", "http://b.test/2", 'http://c.test/ä,"x"\n'
 
 

@@ -16,6 +16,9 @@ from crawler.treatment import Filters, Treatment
 from tests.command import LOCAL, records, run, write_list
 from tests.site import Site, photo_size
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 
 def image(width: int, height: int) -> bytes:
     """Return a PNG."""

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from crawler.broker import likeness
 from crawler.broker.likeness import MAX_DISTANCE, Likeness
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 HASH = st.integers(0, (1 << 64) - 1)
 DISTANCE = st.integers(0, MAX_DISTANCE)
 FEW_BITS = st.sets(st.integers(0, 63), max_size=MAX_DISTANCE + 2)

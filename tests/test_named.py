@@ -21,6 +21,9 @@ from crawler.storage import Naming
 from tests.command import LOCAL, records, run, write_list
 from tests.site import Site, photo
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 SESSION = "0123456789abcdef0123456789abcdef"
 
 

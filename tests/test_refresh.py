@@ -6,9 +6,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.command import LIMIT, LOCAL, records, run, running, status, write_list
 from tests.conftest import wait_until
 from tests.site import Site, photo
+
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
 
 
 def current(folder: Path) -> dict[int, dict[str, object]]:

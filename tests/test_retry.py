@@ -12,6 +12,9 @@ from tests.command import LOCAL, records, run, running, served, status, write_li
 from tests.conftest import wait_until
 from tests.site import Site
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:

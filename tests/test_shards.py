@@ -18,6 +18,9 @@ from tests.conftest import free_port, wait_until
 from tests.shards import check, listed, tars
 from tests.site import Site, photo_size
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 WEBDATASET = ("--format", "webdataset")
 SMALL = ("--processes", "1", "--threads", "8")
 

@@ -22,6 +22,9 @@ from crawler.settings import Limits
 from crawler.treatment import Fit, Frames, Transform, Treatment
 from tests.conftest import ROOT
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 PHOTO = ROOT / "fixtures" / "ImageUrl_0.jpg"
 
 

@@ -11,6 +11,9 @@ import pytest
 from tests.command import LIMIT, LOCAL, records, run, running, served, write_list
 from tests.site import Site, photo_size
 
+#: What it tries is the same on every Python; that crawls run there is seen by others.
+pytestmark = pytest.mark.once
+
 RESIZED = ("--resize", "64", "--resize-mode", "keep-ratio")
 
 
