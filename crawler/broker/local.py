@@ -282,7 +282,7 @@ class LocalTaskQueue:
         """Put tasks back that have their record, some at a time, so that others get their turn: see TaskQueue."""
         counts = Counter[str]()
         # What fails again meanwhile has a later record.
-        for seqs in portions(self._ledger.view.newest()):
+        for seqs in portions(self._ledger.view.last_seq()):
             counts += self._revive(choice, seqs)
         return dict(counts)
 

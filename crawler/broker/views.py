@@ -118,7 +118,7 @@ class View:
         return bool(self._all(sql))
 
     def last_seq(self) -> int:
-        """Return the number of the last recording, 0 where there is none."""
+        """Return the `seq` of the last recording, 0 where there is none."""
         return int(self._all("SELECT ifnull(max(seq), 0) FROM records")[0][0])
 
     def counters(self) -> dict[str, int]:
@@ -151,10 +151,6 @@ class View:
     def tasks(self) -> int:
         """Return the number of tasks; ids are dense."""
         return int(self._all("SELECT ifnull(max(id), 0) FROM tasks")[0][0])
-
-    def newest(self) -> int:
-        """Return the `seq` of the last recording, 0 where there is none."""
-        return int(self._all("SELECT ifnull(max(seq), 0) FROM records")[0][0])
 
     def delayed(self, after: float = 0.0) -> int:
         """Return the number of delayed tasks that are not with the frontier and due at or *after* a time."""
