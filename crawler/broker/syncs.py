@@ -25,7 +25,7 @@ from crawler.broker.durability import WINDOW, Durability
 from crawler.errors import StorageFailed
 
 #: Transactions that wait for a sync at most; who commits another one waits too, while more changes come together.
-BEHIND = 2
+BEHIND = 8
 
 
 class Answer(NamedTuple):
