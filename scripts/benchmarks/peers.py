@@ -35,6 +35,9 @@ from scripts.benchmarks.corpus import SMALL, WEB, Kind, Picture, build  # noqa: 
 from scripts.benchmarks.internet import SILENT_ASKED, fate  # noqa: E402
 from scripts.benchmarks.network import enter, network  # noqa: E402
 
+#: URLs with which a setting is tried at least, where the list has so many: of fewer the start says too much.
+ENOUGH = 1_000
+
 
 class Scenario(NamedTuple):
     """One list and those who get it."""
@@ -141,14 +144,14 @@ def measure(bench: Bench, contender: Contender, setting: int, urls: Path, expect
 
 
 def compare(bench: Bench, scenario: Scenario, pictures: Sequence[Picture], rounds: int) -> dict[str, dict[str, Any]]:
-    """Find the best setting of each contender on a quarter of the list, then let all run in turn."""
+    """Find the best setting of each contender on a part of the list, then let all run in turn."""
     urls, part = bench.scratch / "urls.txt", bench.scratch / "part.txt"
     lines = [scenario.url(number, picture.path) + "\n" for number, picture in enumerate(pictures)]
     expected = [picture.sha256 for number, picture in enumerate(pictures) if scenario.answered(number)]
-    quarter = len(lines) // 4
+    few = max(len(lines) // 4, min(len(lines), ENOUGH))
     urls.write_text("".join(lines))
-    part.write_text("".join(lines[:quarter]))
-    of_part = {picture.sha256 for n, picture in enumerate(pictures[:quarter]) if scenario.answered(n)}
+    part.write_text("".join(lines[:few]))
+    of_part = {picture.sha256 for n, picture in enumerate(pictures[:few]) if scenario.answered(n)}
     best = {}
     for one in scenario.contenders:
         factor = scenario.factor if len(one.settings) > 1 else 1
