@@ -60,8 +60,14 @@ HEIGHTS = {
 
 #: Outside dependency, as imported, and the modules that may; a name that ends in a dot is all below it.
 OUTSIDE = {
-    "requests": ("crawler.worker.fetch", "crawler.worker.faults", "crawler.worker.guard", "crawler.worker.headers"),
-    "urllib3": ("crawler.worker.fetch", "crawler.worker.faults", "crawler.worker.guard"),
+    "requests": (
+        "crawler.worker.fetch",
+        "crawler.worker.faults",
+        "crawler.worker.guard",
+        "crawler.worker.headers",
+        "crawler.worker.pools",
+    ),
+    "urllib3": ("crawler.worker.fetch", "crawler.worker.faults", "crawler.worker.guard", "crawler.worker.pools"),
     "PIL": (
         "crawler.consumer.image",
         "crawler.consumer.describe",

@@ -24,10 +24,11 @@ from crawler.settings import Settings
 from crawler.worker.answers import REDIRECTS, host_of, read_length, read_retry_after, read_status, resolve_location
 from crawler.worker.expected import Expected
 from crawler.worker.faults import causes_of, translate
-from crawler.worker.guard import Guard, GuardedAdapter, make_context
+from crawler.worker.guard import Guard, make_context
 from crawler.worker.headers import RequestHeaders, is_stored
 from crawler.worker.licence import find_licence
 from crawler.worker.optout import find_opt_out
+from crawler.worker.pools import GuardedAdapter
 from crawler.worker.robots import Answer, read_rules
 from crawler.worker.watchdog import Pace, Watch
 
