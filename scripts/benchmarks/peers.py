@@ -228,8 +228,18 @@ def main() -> None:
             results[scenario.title] = compare(bench, scenario, pictures, chosen.rounds)
             print(f"\n{scenario.title}, {chosen.count:,} URLs\n\n{table(results[scenario.title])}", flush=True)
             (folder / f"peers-{letter}.json").write_text(json.dumps(facts(bench) | results, indent=2))
-    rates = {title: {name: row["images/s"] for name, row in rows.items()} for title, rows in results.items()}
-    (folder / "peers.svg").write_text(chart.bars(rates, "images/s"))
+    (folder / "peers.svg").write_text(chart.bars(rates(folder), "images/s"))
+
+
+def rates(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the rates of all scenarios that were run last into *folder*, this time or before."""
+    found = {}
+    for letter, scenario in SCENARIOS.items():
+        file = folder / f"peers-{letter}.json"
+        if file.exists():
+            rows = json.loads(file.read_text())[scenario.title]
+            found[scenario.title] = {name: row["images/s"] for name, row in rows.items()}
+    return found
 
 
 @contextmanager
