@@ -28,6 +28,7 @@ from crawler.broker.durability import Durability
 from crawler.broker.ended import Body, Ended
 from crawler.broker.ledger import GROUP, Ledger
 from crawler.broker.schema import SCHEMA, TABLES
+from crawler.broker.views import View
 from crawler.errors import CrawlerError, OutUnusable, StorageFailed, VersionMismatch
 from crawler.model import Batch, Row
 from crawler.reasons import Reason
@@ -515,10 +516,15 @@ def foreign(request: pytest.FixtureRequest, make: Make, tmp_path: Path) -> tuple
     return path, VersionMismatch, f"schema {SCHEMA + 1}.*up to {SCHEMA}"
 
 
-def refuse(path: Path, error: type[CrawlerError], message: str) -> list[str]:
+def begin(path: Path) -> Ledger:
+    """Open a ledger."""
+    return Ledger(path, 0, lambda error: None)
+
+
+def refuse(path: Path, error: type[CrawlerError], message: str, opening: Callable[[Path], object] = begin) -> list[str]:
     """Open what must be refused; return which of its files are still open while the error is handled."""
     with pytest.raises(error, match=message) as caught:
-        Ledger(path, 0, lambda error: None)
+        opening(path)
     links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
     held = [os.readlink(link) for link in links if link.is_symlink()]
     del caught
@@ -539,6 +545,8 @@ def test_what_is_no_ledger_of_ours_is_refused(foreign: tuple[Path, type[CrawlerE
 def test_what_is_refused_is_closed(foreign: tuple[Path, type[CrawlerError], str]) -> None:
     """At once, not when the garbage collector comes to it."""
     assert refuse(*foreign) == []
+    path, error, _ = foreign
+    assert refuse(path, error, "crawler", View) == []
 
 
 def test_the_file_is_its_owner_s_alone(make: Make) -> None:

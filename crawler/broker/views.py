@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -19,7 +20,7 @@ from crawler.broker.ended import Body, decode_body
 from crawler.broker.hosts import Facts
 from crawler.broker.registry import read_facts, read_paused
 from crawler.broker.schema import version
-from crawler.errors import OutUnusable, VersionMismatch
+from crawler.errors import OutUnusable
 from crawler.model import ListState, Outcome, Record, Task
 from crawler.reasons import Reason
 
@@ -71,15 +72,15 @@ class View:
     def __init__(self, path: Path) -> None:
         try:
             address = f"{path.absolute().as_uri()}?{_mode(path)}"
-            self._db = sqlite3.connect(address, uri=True, check_same_thread=False)
-            self._db.execute("PRAGMA query_only = ON")
-            self._db.execute("SELECT 1 FROM meta LIMIT 1")
-            found = version(self._db, path)
+            with ExitStack() as undo:
+                self._db = sqlite3.connect(address, uri=True, check_same_thread=False)
+                undo.callback(self._db.close)
+                self._db.execute("PRAGMA query_only = ON")
+                self._db.execute("SELECT 1 FROM meta LIMIT 1")
+                found = version(self._db, path)
+                undo.pop_all()
             #: A ledger of schema 1, which nothing but its next crawl makes anew, has no columns.
             self._columns = "columns" if found > 1 else "NULL"
-        except VersionMismatch:
-            self._db.close()
-            raise
         except sqlite3.Error as error:
             raise OutUnusable(f"{path} is no ledger of crawler that can be read: {error}") from error
         self._lock = threading.Lock()
