@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from crawler.broker import TaskQueue, keys
@@ -30,6 +31,8 @@ from tests.conftest import wait_until
 from tests.site import Site, most_at_once
 from tests.test_task_queue import Bench, failed, stored, terms
 
+#: Tasks where some are enough.
+FEW = 6
 SETTINGS = Settings(access=Access(allow_net=("127.0.0.0/8",)), politeness=Politeness(per_host=64, robots=False))
 
 
@@ -56,12 +59,14 @@ class Notes:
 class Rig:
     """One worker of one downloader, on a thread, and its queue."""
 
-    def __init__(self, folder: Path, served: bool = False) -> None:
+    def __init__(self, folder: Path, served: bool = False, per_host: int = 64) -> None:
         self._ends: list[Callable[[], None]] = []
         self._folder = folder
+        self.make_sink: Callable[[Ends], Notes] = Notes
         self.ledger = Ledger(folder / "ledger.db", 0, lambda error: None)
         self._ends.append(self.ledger.close)
-        self.local = LocalTaskQueue(self.ledger, terms(SETTINGS))
+        politeness = msgspec.structs.replace(SETTINGS.politeness, per_host=per_host)
+        self.local = LocalTaskQueue(self.ledger, terms(msgspec.structs.replace(SETTINGS, politeness=politeness)))
         self._ends.append(self.local.close)
         self.queue: Any = self._serve() if served else self.local
         self.bench = Bench(self.queue, self.local, self.ledger)
@@ -91,7 +96,7 @@ class Rig:
         self._ends.append(self._end)
 
     def _make_sink(self, ends: Ends) -> Notes:
-        self.sink = Notes(ends)
+        self.sink = self.make_sink(ends)
         return self.sink
 
     def _run(self) -> None:
@@ -127,8 +132,8 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     """Make a rig, on a queue in this process or on one that is served."""
     made: list[Rig] = []
 
-    def begin(served: bool = False) -> Rig:
-        made.append(Rig(tmp_path, served))
+    def begin(served: bool = False, per_host: int = 64) -> Rig:
+        made.append(Rig(tmp_path, served, per_host))
         return made[-1]
 
     yield begin
@@ -252,6 +257,32 @@ def test_a_thread_takes_its_note_back(tmp_path: Path) -> None:
     wait_until(lambda: any(item.failures for item in events))
     pool.close(5)
     assert notes == [(0, 7), (0, 0)]
+
+
+class Late(Notes):
+    """A sink that is slow: it reports nothing as stored before it has everything."""
+
+    def take(self, download: Download) -> None:
+        """Note it, and report all when it is the last."""
+        self.taken.append(download)
+        Path(download.path).unlink()
+        for one in self.taken if len(self.taken) == FEW else ():
+            self._ends.ended(stored(one.token, one.task.id))
+
+
+def test_a_slot_is_told_of_at_once_where_nothing_else_can_be_leased(
+    make: Callable[..., Rig], site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that may be asked for one thing at a time is not kept waiting by reports that are gathered."""
+    monkeypatch.setattr("crawler.worker.REPORT_PAUSE", 3600.0)
+    monkeypatch.setattr("crawler.worker.LEASE_WAIT", 3600.0)
+    rig = make(per_host=1)
+    monkeypatch.setattr(rig, "make_sink", Late)
+    rig.bench.fill(*(site.url(f"/photo/{number}.jpg") for number in range(FEW)))
+    rig.start(threads=8)
+    assert rig.result() is QueueStatus.FINISHED
+    assert len(site.requests) == FEW
+    assert most_at_once(site.requests) == 1
 
 
 def _held(rig: Rig) -> list[Any]:

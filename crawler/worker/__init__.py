@@ -33,6 +33,8 @@ GATHER = 0.005
 TELL_WAIT = 0.5
 #: Seconds for which reports are gathered.
 REPORT_PAUSE = 0.02
+#: Seconds after which a request for leases waits for more than its answer: perhaps for the slot that is to be reported.
+LONG_ASKED = 0.004
 #: Seconds before the end of the grace at which what is left is given back.
 MARGIN = 2.0
 #: Seconds for each of the last things that a worker tells, where no grace is left.
@@ -83,6 +85,8 @@ class Worker:
         self._fetching: set[int] = set()
         self._started: list[int] = []
         self._fetched: list[int] = []
+        #: Since when a request for leases waits for its answer.
+        self._asked: float | None = None
         self._stop_at: float | None = None
         self._failed: CrawlerError | None = None
         #: Called once when the grace is over: ends the calls to a queue that does not answer.
@@ -195,11 +199,14 @@ class Worker:
 
     def _lease(self, number: int, room: int) -> Grant | None:
         self._outbox.tell(TELL_WAIT)
+        self._asked = time.monotonic()
         try:
             return self._queue.lease(self._session, number, room, LEASE_WAIT, self._take_news())
         except CrawlerError as error:
             self.fail(error)
             return None
+        finally:
+            self._asked = None
 
     def _take(self, leases: list[Lease], asked: float) -> None:
         with self._state:
@@ -256,7 +263,7 @@ class Worker:
         due = time.monotonic() + self._plan.lease_life / 3
         while not self._ended.is_set():
             if self._news.wait(max(0.0, min(due - time.monotonic(), self._plan.lease_life / 3))):
-                self._ended.wait(REPORT_PAUSE)
+                self._gather()
             tokens: list[int] = []
             if time.monotonic() >= due:
                 due = time.monotonic() + self._plan.lease_life / 3
@@ -265,6 +272,14 @@ class Worker:
                 self._extend(tokens)
             except Exception as error:  # without this thread every lease would run out
                 self.fail(error if isinstance(error, CrawlerError) else unforeseen(error))
+                return
+
+    def _gather(self) -> None:
+        """Wait for more to report, but not while the queue has nothing else to lease."""
+        end = time.monotonic() + REPORT_PAUSE
+        while (left := end - time.monotonic()) > 0 and not self._ended.wait(min(left, LONG_ASKED)):
+            asked = self._asked
+            if asked is not None and time.monotonic() - asked > LONG_ASKED:
                 return
 
     def _extend(self, tokens: list[int]) -> None:
