@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crawler.broker.durability import Durability
+from crawler.broker.syncs import log_of
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Checkpoints:
     """
 
     def __init__(self, path: Path, durability: Durability, on_failed: Callable[[Exception], None]) -> None:
-        self._wal = Path(f"{path}-wal")
+        self._wal = log_of(path)
         self._on_failed = on_failed
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute(f"PRAGMA synchronous = {durability.level}")

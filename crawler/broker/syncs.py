@@ -124,7 +124,7 @@ class Syncs:
                 os.fsync(folder)  # a run that synced nothing may have left a log whose name is not on the disk
             # Kept open, so that no error can pass between two syncs. SQLite keeps its locks on other files: closing
             # this one lets none of them go.
-            with _opened(_log_of(self._path)) as log:
+            with _opened(log_of(self._path)) as log:
                 while self._begin():
                     os.fdatasync(log)
                     self._end()
@@ -157,11 +157,12 @@ def sync_log(path: Path) -> None:
     Raises:
         OSError: The disk failed.
     """
-    with suppress(FileNotFoundError), _opened(_log_of(path)) as log:  # without a log, all is in the file
+    with suppress(FileNotFoundError), _opened(log_of(path)) as log:  # without a log, all is in the file
         os.fdatasync(log)
 
 
-def _log_of(path: Path) -> Path:
+def log_of(path: Path) -> Path:
+    """Return where SQLite keeps the log of a ledger."""
     return Path(f"{path}-wal")
 
 

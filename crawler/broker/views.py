@@ -20,6 +20,7 @@ from crawler.broker.ended import Body, decode_body
 from crawler.broker.hosts import Facts
 from crawler.broker.registry import read_facts, read_paused
 from crawler.broker.schema import version
+from crawler.broker.syncs import log_of
 from crawler.errors import OutUnusable
 from crawler.model import ListState, Outcome, Record, Task
 from crawler.reasons import Reason
@@ -280,7 +281,7 @@ def _mode(path: Path) -> str:
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         return "mode=rw"
     # Without a log nobody writes; and as none can be made here, SQLite reads the file only when it is told so.
-    return "mode=ro" if Path(f"{path}-wal").exists() else "mode=ro&immutable=1"
+    return "mode=ro" if log_of(path).exists() else "mode=ro&immutable=1"
 
 
 def _rules(origin: str) -> Task:
