@@ -161,7 +161,8 @@ def read_back(path: str, exported: str, *shards: str) -> bool:
     if wrong := [*compare(rows, outcomes, [*shards])]:
         print(*(f"wrong: {line}" for line in wrong), sep="\n", file=sys.stderr)
         return False
-    show(("__key__", "jpg", "txt", *(f"json: {name}" for name in COLUMNS[1:])), map(_cells, samples([*shards])))
+    in_order = sorted(samples([*shards]), key=lambda sample: str(sample["__key__"]))
+    show(("__key__", "jpg", "txt", *(f"json: {name}" for name in COLUMNS[1:])), map(_cells, in_order))
     images = len({row["path"] for row in outcomes} - {None})
     print(f"\nAll as it should be: of {len(rows)} rows {images} images, each once in one of {len(shards)} shards,")
     print("with its caption and columns; every other row has the reason for which it failed.")
