@@ -27,6 +27,7 @@ from crawler.broker.changes import Changes, PutResult
 from crawler.broker.durability import Durability
 from crawler.broker.ended import Body, Ended
 from crawler.broker.ledger import GROUP, Ledger
+from crawler.broker.rows import ROWS, insert
 from crawler.broker.schema import SCHEMA, TABLES
 from crawler.broker.views import View
 from crawler.errors import CrawlerError, OutUnusable, StorageFailed, VersionMismatch
@@ -292,6 +293,31 @@ def test_urls_whose_hashes_clash_are_different_tasks(make: Make, monkeypatch: py
     assert [row[2:] for row in entries(target)] == [
         (1, "a"), (2, "b"), (3, "c"), (4, "d"), (4, "d"), (3, "c"), (2, "b"), (1, "a")
     ]  # fmt: skip
+
+
+def test_an_end_leaves_its_record_and_nothing_to_do() -> None:
+    """Of each of many tasks: who ended it and after how many attempts is kept, its lease and its place are gone."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(TABLES)
+    made = Changes(db)
+    count = ROWS + 5
+    made.put(made.open_list("list", False).id, batch(1, *(f"u{number}" for number in range(count + 1))), 0.0)
+    made.committed()
+    made.sort_in()
+    made.postpone([1], 9.0)
+    leases = [(100 + task, task, "s", 1.0, 0, None) for task in range(1, count + 2)]
+    insert(db, "INSERT INTO leases", leases)
+    made.record([Ended(100 + task, task, None, Body(attempts=task)) for task in range(1, count + 1)], 5.0)
+    sql = "SELECT id, state, due, attempts, token, seq FROM tasks WHERE id <= ?"
+    assert db.execute(sql, (count,)).fetchall() == [
+        (task, 2, None, task, 100 + task, task) for task in range(1, count + 1)
+    ]
+    assert db.execute("SELECT seq, task, reason, finished FROM records").fetchall() == [
+        (task, task, None, 5.0) for task in range(1, count + 1)
+    ]
+    assert db.execute("SELECT task FROM backlog").fetchall() == [(count + 1,)]
+    assert db.execute("SELECT token FROM leases").fetchall() == [(100 + count + 1,)]
+    db.close()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

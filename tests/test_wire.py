@@ -177,6 +177,25 @@ def test_arguments_stay_packed_until_their_types_are_known(pair: Pair) -> None:
         sender.join(10.0)
 
 
+@pytest.mark.parametrize("cut", [1, 3, 4, 11, 5_000, 1 << 20])
+def test_requests_that_come_at_once_are_read_in_turn(pair: Pair, cut: int) -> None:
+    """However bytes are cut on their way, each request is read whole, and nothing of the next one is lost."""
+    near, far = pair
+    requests = [["queue", "put", [number, "x" * size], {}] for number, size in enumerate((1, 10_000, 0, 200_000, 7))]
+    content = b"".join(frame(msgspec.msgpack.encode(request)) for request in requests)
+
+    def send() -> None:
+        for first in range(0, len(content), cut):
+            far.sendall(content[first : first + cut])
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    for request in requests:
+        name, verb, args, kwds = near.recv_request(10.0)
+        assert [name, verb, wire.unpack(args, list[int | str]), kwds] == request
+    sender.join(10.0)
+
+
 def test_foreign_object_is_not_sent(pair: Pair) -> None:
     """What has no place on the wire is refused, not pickled."""
     with pytest.raises(WireError, match="cannot be sent"):

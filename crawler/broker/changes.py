@@ -23,6 +23,19 @@ LINE_BITS = 40
 COLUMNS = "t.id, t.url, t.target, t.hops, t.attempts, t.losses, t.digest, r.body"
 TASKS = "tasks t LEFT JOIN records r ON r.seq = t.seq AND r.reason IS NULL"
 TASK = f"{COLUMNS} FROM {TASKS}"
+#: What is inserted into `recording` ends a task: all that follows from it is one step of SQLite for many of them, in
+#: which other threads run on. A task leaves the backlog by the host that it has there.
+_RECORDING = """
+CREATE TEMP VIEW IF NOT EXISTS recording(seq, task, reason, finished, body, attempts, token)
+    AS SELECT 0, 0, 0, 0, 0, 0, 0;
+CREATE TEMP TRIGGER IF NOT EXISTS record INSTEAD OF INSERT ON recording BEGIN
+    INSERT INTO records VALUES (NEW.seq, NEW.task, NEW.reason, NEW.finished, NEW.body);
+    DELETE FROM backlog WHERE host = (SELECT host FROM tasks WHERE id = NEW.task) AND task = NEW.task;
+    UPDATE tasks SET state = 2, due = NULL, attempts = NEW.attempts, token = NEW.token, seq = NEW.seq
+        WHERE id = NEW.task;
+    DELETE FROM leases WHERE token = NEW.token;
+END;
+"""
 
 
 class PutResult(NamedTuple):
@@ -65,6 +78,7 @@ class Changes:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        db.executescript(_RECORDING)
         self._task = self._one("SELECT ifnull(max(id), 0) FROM tasks")
         self._seq = self._one("SELECT ifnull(max(seq), 0) FROM records")
         self._counts: Counter[str] = Counter()
@@ -226,17 +240,13 @@ class Changes:
     def record(self, ended: list[Ended], now: float) -> list[Ended]:
         """Give tasks their record, and return what it says; of an image that has not changed what it said before."""
         ended = [self._completed(end) for end in ended]
-        records, tasks = [], []
+        rows = []
         for end in ended:
             self._seq += 1
-            records.append((self._seq, end.task_id, end.reason, now, encode_body(end.body)))
-            tasks.append((end.body.attempts, end.token, self._seq, end.task_id))
+            body = encode_body(end.body)
+            rows.append((self._seq, end.task_id, end.reason, now, body, end.body.attempts, end.token))
             self._count(end)
-        insert(self._db, "INSERT INTO records", records)
-        self._leave_backlog([end.task_id for end in ended])
-        sql = "UPDATE tasks SET state = 2, due = NULL, attempts = ?, token = ?, seq = ? WHERE id = ?"
-        self._db.executemany(sql, tasks)
-        self.drop_leases([end.token for end in ended if end.token is not None])
+        insert(self._db, "INSERT INTO recording", rows)
         return ended
 
     def _leave_backlog(self, ids: list[int]) -> None:

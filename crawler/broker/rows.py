@@ -16,12 +16,13 @@ VALUES = 500
 
 def insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert *rows*, all of one width; *into* is the statement up to its values, as `INSERT INTO records`."""
-    for first in range(0, len(rows), ROWS):
-        some = rows[first : first + ROWS]
-        if len(some) == ROWS:
-            db.execute(_statement(into, len(some[0]), ROWS), list(chain.from_iterable(some)))
-        else:
-            db.executemany(_statement(into, len(some[0]), 1), some)
+    first = 0
+    while first < len(rows):
+        # Few statements, and few different ones: SQLite keeps those it knows.
+        count = min(ROWS, 1 << (len(rows) - first).bit_length() - 1)
+        some = rows[first : first + count]
+        db.execute(_statement(into, len(some[0]), count), list(chain.from_iterable(some)))
+        first += count
 
 
 def among(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[Any]:

@@ -172,6 +172,8 @@ class Connection:
         self._budget = budget
         self._reserved = 0
         self._deadline = 0.0
+        #: Read already, and not asked for yet.
+        self._ahead = b""
         #: Session that it was opened for, "" for none.
         self.session = ""
         #: Whether its thread is in the middle of a call.
@@ -210,7 +212,8 @@ class Connection:
         """
         content = bytearray(size)
         view = memoryview(content)
-        have = 0
+        have = min(size, len(self._ahead))
+        view[:have], self._ahead = self._ahead[:have], self._ahead[have:]
         while have < size:
             self._sock.settimeout(self._seconds_left())
             count = self._sock.recv_into(view[have:])
@@ -231,23 +234,17 @@ class Connection:
         """Write one frame."""
         self.write(_LENGTH.pack(len(frame)) + frame)
 
-    def recv_bytes(self, limit: int = MAX_FRAME, idle: float | None = None) -> bytes:
+    def recv_bytes(self, limit: int = MAX_FRAME) -> bytes:
         """
         Read one frame.
 
         Args:
             limit: Largest frame that is taken; a larger one is refused before memory is set aside for it.
-            idle: Seconds to wait for its first byte, with `REQUEST_LIMIT` for the rest. None keeps to the deadline.
 
         Raises:
             WireError: It is larger.
         """
-        head = b""
-        if idle is not None:
-            self.until(idle)
-            head = self.read(1)
-            self.until(REQUEST_LIMIT)
-        (size,) = _LENGTH.unpack(head + self.read(_LENGTH.size - len(head)))
+        (size,) = _LENGTH.unpack(self.read(_LENGTH.size))
         if size > limit:
             raise WireError(f"a frame of {size} bytes was announced: the limit is {limit}")
         self._reserve(size)
@@ -269,6 +266,7 @@ class Connection:
         Raises:
             WireError: It is no answer.
         """
+        self._read_ahead()
         match decode(self.recv_bytes()):
             case ["#RETURN", value]:
                 return "#RETURN", value
@@ -279,13 +277,15 @@ class Connection:
 
     def recv_request(self, idle: float) -> _Request:
         """
-        Read one request, its first byte within *idle* seconds.
+        Read one request, its first byte within *idle* seconds and the rest within `REQUEST_LIMIT`.
 
         Raises:
             WireError: It is no request.
         """
-        frame = self.recv_bytes(idle=idle)
-        request: _Request = unpack(frame, _Request)
+        self.until(idle)
+        self._read_ahead()
+        self.until(REQUEST_LIMIT)
+        request: _Request = unpack(self.recv_bytes(), _Request)
         return request
 
     def release(self) -> None:
@@ -326,6 +326,14 @@ class Connection:
         self.release()
         with suppress(OSError):
             self._sock.close()
+
+    def _read_ahead(self) -> None:
+        """Wait for a message, and take what comes at once: most often all of it. Not before TLS has begun."""
+        if not self._ahead:
+            self._sock.settimeout(self._seconds_left())
+            self._ahead = self._sock.recv(SMALL_FRAME)
+            if not self._ahead:
+                raise EOFError
 
     def _reserve(self, size: int) -> None:
         self.release()
