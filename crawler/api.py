@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from crawler import cores
 from crawler.consumer import Consumer
 from crawler.consumer.store.opening import Sharded, holding_of
 from crawler.coordinator import Opening
@@ -15,7 +16,7 @@ from crawler.model import Role
 from crawler.out import Out
 from crawler.producer import Item, Source, from_path, from_urls
 from crawler.progress import Watch
-from crawler.run import END_WAIT, THREADS, Conductor, Hands, Run, Stop, cores, seed
+from crawler.run import END_WAIT, THREADS, Conductor, Hands, Run, Stop, seed
 from crawler.settings import Politeness, Settings
 from crawler.summary import Summary
 from crawler.worker import Plan, Worker
@@ -91,7 +92,7 @@ class _Inline(Conductor):
 
         def make_sink(ends: Ends) -> Sink:
             settings = opening.settings
-            consumer = Consumer(store, settings.limits, cores(), ends.ended, settings.treatment)
+            consumer = Consumer(store, settings.limits, cores.count(), ends.ended, settings.treatment)
             consumer.on_failed = ends.fail
             return consumer
 

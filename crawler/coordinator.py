@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from crawler import __version__
+from crawler import __version__, cores
 from crawler.broker import ResultQueue, TaskQueue, keys
 from crawler.broker.completions import CompletionLog
 from crawler.broker.durability import Durability
@@ -198,7 +197,7 @@ class Coordinator:
         settings = self._opening.settings
         if isinstance(self.store, Sharded):
             self.store.begin(lambda: self.queue.open_shard(OWN))
-        consumer = Consumer(self.store, settings.limits, os.cpu_count() or 1, self._outbox.put, settings.treatment)
+        consumer = Consumer(self.store, settings.limits, cores.count(), self._outbox.put, settings.treatment)
         consumer.on_failed = self._fail
         try:
             consumer.start()

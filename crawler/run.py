@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from crawler import descriptors
+from crawler import cores, descriptors
 from crawler.consumer.store.opening import open_store
 from crawler.coordinator import Coordinator, Opening, Serving
 from crawler.errors import CrawlerError, Stopped, UsageError
@@ -81,11 +80,6 @@ class Stop:
         """Ask; a second time means at once."""
         self.at = min(self.at, time.monotonic())
         (self.now if self.asked.is_set() else self.asked).set()
-
-
-def cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seed(run: Run, stop: Stop, watch: Watch, kind: type[Conductor] | None = None) -> Summary:
@@ -180,7 +174,7 @@ class Conductor:
         hands = self._run.hands
         if not hands.workers:
             return
-        each = max(1, cores() // hands.workers)
+        each = max(1, cores.count() // hands.workers)
         joining = Joining(
             address=self._run.out.address.read_text().strip(),
             key=str(self._run.out.run),

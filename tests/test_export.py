@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bz2
 import csv
+import errno
 import gzip
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +128,24 @@ def test_what_cannot_be_written_is_named(out: Out, tmp_path: Path) -> None:
         with pytest.raises(StorageFailed, match=path.replace(".", r"\.")):
             export(out, tmp_path / path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.csv", "out"]
+
+
+@pytest.mark.usefixtures("bench")
+def test_a_disk_that_does_not_keep_what_was_read_is_named(
+    out: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger's, not that of the file which is written; no file is left that says more than the ledger may keep."""
+    sync = os.fdatasync
+
+    def fail(file: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(file)
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(StorageFailed, match=f"{out.ledger} .*error"):
+        export(out, tmp_path / "rows.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.usefixtures("bench")

@@ -34,6 +34,7 @@ HEIGHTS = {
     "crawler.model": 3,
     "crawler.stats": 3.5,  # the status of a queue is of the model
     "crawler.slate": 2,  # what a child notes, for its parent
+    "crawler.cores": 2,  # how many processors there are
     "crawler.child": 3,  # one child and its pipe, for processes
     "crawler.broker": 4,  # the verbs; what stands beside that file is a backend
     "crawler.processes": 4,

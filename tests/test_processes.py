@@ -134,6 +134,26 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         crew.close(5)
 
 
+def test_a_child_ends_at_once(make: Make, tmp_path: Path) -> None:
+    """What Python does at its end takes as long as some images, and nobody needs it."""
+    code = """
+    import atexit, pathlib
+    from crawler.processes import child_main
+
+    def serve(connection, setup):
+        atexit.register(pathlib.Path(setup.decode()).touch)
+        connection.send_bytes(b"registered")
+        connection.recv_bytes()
+
+    child_main(serve)
+    """
+    mark = tmp_path / "ended as Python does"
+    heard = make(code=code, setup=str(mark).encode())
+    wait_until(lambda: heard.messages() == [b"registered"])
+    heard.crew.close(30)
+    assert not mark.exists()
+
+
 def is_alive(pid: int) -> bool:
     """Tell whether a process is there and no zombie."""
     try:

@@ -20,6 +20,8 @@ TICK = 0.25
 LITTLE = 4 << 20
 #: Bytes of log from which on the writing thread begins it anew, when nearly all of it is in the file.
 MUCH = 64 << 20
+#: Times that a log of that length is gone through again before: each time what came meanwhile is less.
+AGAIN = 2
 
 
 class Checkpoints:
@@ -66,13 +68,21 @@ class Checkpoints:
         size = self._size()
         if size < LITTLE or size == self._seen < MUCH:
             return
+        # What came meanwhile is left to the writing thread, and who waits for a commit waits for that too: let it be
+        # little.
+        passes = 1 + AGAIN if size >= MUCH else 1
+        if all(self._bring() for _ in range(passes)):
+            self._seen, self.is_due = size, size >= MUCH
+
+    def _bring(self) -> bool:
+        """Bring what is in the log into the file, as far as no reader needs it; False where that is not possible."""
         try:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise
-            return  # whoever writes meets a full disk too, and waits for room
-        self._seen, self.is_due = size, size >= MUCH
+            return False  # whoever writes meets a full disk too, and waits for room
+        return True
 
     def _size(self) -> int:
         try:

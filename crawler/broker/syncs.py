@@ -155,10 +155,13 @@ def sync_log(path: Path) -> None:
     Sync the log of a ledger that another process may write, so that what was read of it before this call is kept.
 
     Raises:
-        OSError: The disk failed.
+        StorageFailed: The disk failed.
     """
-    with suppress(FileNotFoundError), _opened(log_of(path)) as log:  # without a log, all is in the file
-        os.fdatasync(log)
+    try:
+        with suppress(FileNotFoundError), _opened(log_of(path)) as log:  # without a log, all is in the file
+            os.fdatasync(log)
+    except OSError as error:
+        raise StorageFailed(f"{path} may not be on the disk as it was read: {error.strerror}") from error
 
 
 def log_of(path: Path) -> Path:

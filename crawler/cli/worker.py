@@ -43,10 +43,10 @@ def command(context: click.Context, /, target: str, key: str | None, **options: 
 
     Ctrl-C (or SIGTERM) ends what is in hand, or gives it back; nothing is lost either way.
     """
+    from crawler import cores
     from crawler.errors import Stopped
     from crawler.join import Joining, work
     from crawler.model import QueueStatus
-    from crawler.run import cores
     from crawler.worker import Worker
 
     served = require_served(target, key)
@@ -54,9 +54,9 @@ def command(context: click.Context, /, target: str, key: str | None, **options: 
         address=served.address,
         key=str(served.key),
         store=options["store"],
-        processes=options["processes"] or cores(),
+        processes=options["processes"] or cores.count(),
         threads=options["threads"],
-        verifiers=cores(),
+        verifiers=cores.count(),
         grace=options["grace"],
         patience=options["give_up"],
     )
