@@ -13,6 +13,7 @@ import msgspec
 
 from crawler import __version__, cores
 from crawler.broker import ResultQueue, TaskQueue, keys
+from crawler.broker.address import format_address
 from crawler.broker.completions import CompletionLog
 from crawler.broker.durability import Durability
 from crawler.broker.ledger import Ledger
@@ -23,7 +24,6 @@ from crawler.broker.revival import refresh
 from crawler.broker.sessions import LOCAL
 from crawler.broker.state import OWN
 from crawler.broker.terms import Terms
-from crawler.broker.wire import format_address
 from crawler.consumer import Consumer
 from crawler.consumer.store.opening import Sharded
 from crawler.errors import CrawlerError, UsageError

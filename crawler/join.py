@@ -15,9 +15,9 @@ import msgspec
 
 from crawler import __version__, descriptors
 from crawler.broker import ResultQueue, TaskQueue
+from crawler.broker.address import parse_address
 from crawler.broker.keys import load
 from crawler.broker.manager import QueueClient, Service
-from crawler.broker.wire import parse_address
 from crawler.consumer import Consumer
 from crawler.consumer.store.opening import AnyStore, Sharded, holding_of, open_store
 from crawler.consumer.store.remote import is_address

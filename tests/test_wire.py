@@ -16,8 +16,9 @@ import msgspec
 import pytest
 
 from crawler.broker import handshake, keys, wire
+from crawler.broker.address import format_address, parse_address
 from crawler.broker.budget import Budget
-from crawler.broker.wire import Connection, format_address, parse_address
+from crawler.broker.wire import Connection
 from crawler.errors import (
     CrawlerError,
     FetchError,

@@ -17,8 +17,9 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from crawler.broker.address import format_address
 from crawler.broker.keys import Key
-from crawler.broker.wire import Connection, format_address
+from crawler.broker.wire import Connection
 from crawler.errors import KeyRefused, UsageError, VersionMismatch, WireError
 
 #: First bytes of every greeting, in all versions.

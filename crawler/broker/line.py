@@ -10,8 +10,9 @@ from collections.abc import Callable
 from multiprocessing import managers, util
 from typing import Any
 
+from crawler.broker.address import format_address
 from crawler.broker.handshake import HANDSHAKE_LIMIT, Proof, dial
-from crawler.broker.wire import Connection, format_address
+from crawler.broker.wire import Connection
 from crawler.errors import CrawlerError, QueueUnavailable, UnknownSession, WireError
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 
-from crawler.broker.wire import format_address
+from crawler.broker.address import format_address
 from crawler.errors import UsageError
 
 

@@ -13,11 +13,12 @@ from contextlib import suppress
 from multiprocessing import managers
 from typing import Any, NamedTuple, Protocol
 
+from crawler.broker.address import format_address
 from crawler.broker.budget import Budget
 from crawler.broker.handshake import Proof, admit, server_proof
 from crawler.broker.keys import Key
 from crawler.broker.verbs import Verb
-from crawler.broker.wire import Connection, format_address, unpack
+from crawler.broker.wire import Connection, unpack
 from crawler.errors import CrawlerError, StorageFailed, UsageError, WireError
 
 log = logging.getLogger(__name__)

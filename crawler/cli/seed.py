@@ -227,7 +227,7 @@ def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: 
 
 
 def _serving(listen: str | None, key: str | None) -> Any:
-    from crawler.broker.wire import parse_address
+    from crawler.broker.address import parse_address
     from crawler.coordinator import Serving
 
     if listen is None:

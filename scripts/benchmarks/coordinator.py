@@ -27,11 +27,11 @@ sys.path.append(str(ROOT))
 
 from crawler import __version__  # noqa: E402
 from crawler.broker import TaskQueue, keys  # noqa: E402
+from crawler.broker.address import format_address  # noqa: E402
 from crawler.broker.ledger import Ledger  # noqa: E402
 from crawler.broker.local import LocalTaskQueue  # noqa: E402
 from crawler.broker.manager import QueueServer, Service  # noqa: E402
 from crawler.broker.terms import Terms  # noqa: E402
-from crawler.broker.wire import format_address  # noqa: E402
 from crawler.errors import StorageFailed  # noqa: E402
 from crawler.model import PROTOCOL, Batch, Hello, Progress, QueueStatus, Role, Row, Welcome  # noqa: E402
 from crawler.settings import Politeness, Settings  # noqa: E402

@@ -22,9 +22,9 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from crawler.broker.address import format_address, parse_address
 from crawler.broker.keys import Key, fresh, load
 from crawler.broker.manager import QueueServer, Service
-from crawler.broker.wire import format_address, parse_address
 from crawler.errors import CrawlerError
 
 #: Tasks to be done.

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from crawler.broker.address import parse_address
 from crawler.broker.keys import Key, load
 from crawler.broker.manager import QueueClient, Service
-from crawler.broker.wire import parse_address
 from crawler.errors import CrawlerError
 
 #: Seconds to go on trying where the server does not answer.
