@@ -93,7 +93,7 @@ def main() -> None:
     print(json.dumps(told(looks, seconds), indent=2))
     (folder / "memory.json").write_text(json.dumps(looks))
     title = f"Memory of all processes, MB, {2 * chosen.threads} threads"
-    (folder / "memory.svg").write_text(chart.lines(title, "images stored", {"all processes": looks}))
+    (folder / "memory.svg").write_text(chart.lines(title, "images stored", {"all processes": looks}, is_linear=True))
     shutil.rmtree(out)
 
 
