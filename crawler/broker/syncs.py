@@ -161,7 +161,7 @@ def sync_log(path: Path) -> None:
         with suppress(FileNotFoundError), _opened(log_of(path)) as log:  # without a log, all is in the file
             os.fdatasync(log)
     except OSError as error:
-        raise StorageFailed(f"{path} may not be on the disk as it was read: {error.strerror}") from error
+        raise StorageFailed(f"{path} may not be on the disk as it was read: {error.strerror or error}") from error
 
 
 def log_of(path: Path) -> Path:

@@ -26,6 +26,8 @@ from crawler.errors import CrawlerError, WireError
 MAX_FRAME = 4 << 20
 #: Frames up to this size are read without asking the budget.
 SMALL_FRAME = 64 << 10
+#: Bytes read with the first one of a message, set aside by each connection that waits: a record of TLS.
+AHEAD = 16 << 10
 #: Seconds for the rest of a request, once its first byte has come.
 REQUEST_LIMIT = 30.0
 #: Characters of an error's text that are sent.
@@ -306,7 +308,7 @@ class Connection:
         """Wait for a message, and take what comes at once: most often all of it. Not before TLS has begun."""
         if not self._ahead:
             self._sock.settimeout(self._seconds_left())
-            self._ahead = self._sock.recv(SMALL_FRAME)
+            self._ahead = self._sock.recv(AHEAD)
             if not self._ahead:
                 raise EOFError
 
