@@ -51,6 +51,8 @@ class Scenario(NamedTuple):
     factor: int = 1
     #: Whether a picture can be had, by its number.
     answered: Callable[[int], bool] = lambda number: True
+    #: Letter of the scenario whose rate is told beside its own, "" for none.
+    beside: str = ""
 
 
 SCENARIOS = {
@@ -73,6 +75,7 @@ SCENARIOS = {
         (contenders.OURS, contenders.DEFAULTS, contenders.IMG2DATASET),
         4,
         lambda number: fate(number) == "stored",
+        "a",
     ),
     "d": Scenario(
         f"(d) resized to {contenders.SIDE} px, http, one host",
@@ -143,33 +146,51 @@ def measure(bench: Bench, contender: Contender, setting: int, urls: Path, expect
     }
 
 
-def compare(bench: Bench, scenario: Scenario, pictures: Sequence[Picture], rounds: int) -> dict[str, dict[str, Any]]:
-    """Find the best setting of each contender on a part of the list, then let all run in turn."""
-    urls, part = bench.scratch / "urls.txt", bench.scratch / "part.txt"
+class Entry(NamedTuple):
+    """One contender in one scenario, ready to be measured."""
+
+    contender: Contender
+    #: The best of its settings.
+    setting: int
+    urls: Path
+    #: SHA-256 of all pictures that can be had.
+    expected: set[str]
+    #: Figures of its runs so far.
+    runs: list[dict[str, Any]]
+
+
+def enlist(bench: Bench, scenario: Scenario, pictures: Sequence[Picture]) -> list[Entry]:
+    """Write the list of a scenario, and find the best setting of each contender on a part of it."""
+    folder = Path(tempfile.mkdtemp(dir=bench.scratch))
+    urls, part = folder / "urls.txt", folder / "part.txt"
     lines = [scenario.url(number, picture.path) + "\n" for number, picture in enumerate(pictures)]
     expected = [picture.sha256 for number, picture in enumerate(pictures) if scenario.answered(number)]
     few = max(len(lines) // 4, min(len(lines), ENOUGH))
     urls.write_text("".join(lines))
     part.write_text("".join(lines[:few]))
     of_part = {picture.sha256 for n, picture in enumerate(pictures[:few]) if scenario.answered(n)}
-    best = {}
+    entries = []
     for one in scenario.contenders:
         factor = scenario.factor if len(one.settings) > 1 else 1
         tried = [setting * factor for setting in one.settings]
         if len(tried) > 1:
             tried.sort(key=lambda setting, one=one: -measure(bench, one, setting, part, of_part)["images/s"])
-        best[one.name] = tried[0]
-    runs: dict[str, list[dict[str, Any]]] = {one.name: [] for one in scenario.contenders}
+        entries.append(Entry(one, tried[0], urls, set(expected), []))
+    return entries
+
+
+def take_turns(bench: Bench, entries: dict[str, list[Entry]], rounds: int) -> None:
+    """Let everybody run in each scenario, then all again: what the machine gives varies from one hour to the next."""
     for number in range(rounds):
-        for one in scenario.contenders:
-            runs[one.name].append(measure(bench, one, best[one.name], urls, set(expected)))
-            figures = runs[one.name][-1]
-            if one.name.startswith("crawler") and figures["missing"]:
-                raise RuntimeError(
-                    f"crawler is {figures['missing']} images short: see {bench.scratch.with_name('log')}"
-                )
-            print(f"  {number + 1}. {one.name}: {figures['images/s']:.0f}/s", file=sys.stderr, flush=True)
-    return {name: _middle(figures) for name, figures in runs.items()}
+        for letter, here in entries.items():
+            for entry in here:
+                figures = measure(bench, entry.contender, entry.setting, entry.urls, entry.expected)
+                name = entry.contender.name
+                if name.startswith("crawler") and figures["missing"]:
+                    log = bench.scratch.with_name("log")
+                    raise RuntimeError(f"crawler is {figures['missing']} images short: see {log}")
+                entry.runs.append(figures)
+                print(f"  {number + 1}. ({letter}) {name}: {figures['images/s']:.0f}/s", file=sys.stderr, flush=True)
 
 
 def _middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -203,6 +224,15 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def own_rates(results: dict[str, dict[str, dict[str, Any]]], letter: str) -> Iterator[str]:
+    """Yield how those who ran in a scenario did in the one that it is held against."""
+    other = SCENARIOS[letter].beside
+    for name, figures in results.get(other, {}).items():
+        if name in results[letter]:
+            ratio = results[letter][name]["images/s"] / figures["images/s"]
+            yield f"{name}: {ratio:.2f} × its own rate in ({other})"
+
+
 def main() -> None:
     """Build, install, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,18 +246,25 @@ def main() -> None:
     folder = chosen.folder.absolute()
     bench = Bench(folder / "environments", folder / "scratch")
     enter_after_setup(chosen, bench)
-    results: dict[str, Any] = {}
     with network(folder / "network", folder / "corpus"), cleared(bench.scratch):
+        entries = {}
         for letter in chosen.only.split(","):
             scenario = SCENARIOS[letter]
             if chosen.contenders:
                 names = re.split(",(?! )", chosen.contenders)  # a name may hold a comma and a blank
                 kept = tuple(one for one in scenario.contenders if one.name in names)
                 scenario = scenario._replace(contenders=kept)
-            pictures = build(folder / "corpus", scenario.kind, chosen.count)
-            results[scenario.title] = compare(bench, scenario, pictures, chosen.rounds)
-            print(f"\n{scenario.title}, {chosen.count:,} URLs\n\n{table(results[scenario.title])}", flush=True)
-            (folder / f"peers-{letter}.json").write_text(json.dumps(facts(bench) | results, indent=2))
+            entries[letter] = enlist(bench, scenario, build(folder / "corpus", scenario.kind, chosen.count))
+        take_turns(bench, entries, chosen.rounds)
+    results = {
+        letter: {entry.contender.name: _middle(entry.runs) for entry in here} for letter, here in entries.items()
+    }
+    for letter, rows in results.items():
+        title = SCENARIOS[letter].title
+        print(f"\n{title}, {chosen.count:,} URLs\n\n{table(rows)}")
+        for line in own_rates(results, letter):
+            print(f"\n{line}")
+        (folder / f"peers-{letter}.json").write_text(json.dumps(facts(bench) | {title: rows}, indent=2))
     (folder / "peers.svg").write_text(chart.bars(rates(folder), "images/s"))
 
 
