@@ -274,7 +274,7 @@ def test_a_slot_is_told_of_at_once_where_nothing_else_can_be_leased(
     make: Callable[..., Rig], site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host that may be asked for one thing at a time is not kept waiting by reports that are gathered."""
-    monkeypatch.setattr("crawler.worker.REPORT_PAUSE", 3600.0)
+    monkeypatch.setattr("crawler.worker.reports.PAUSE", 3600.0)
     monkeypatch.setattr("crawler.worker.LEASE_WAIT", 3600.0)
     rig = make(per_host=1)
     monkeypatch.setattr(rig, "make_sink", Late)

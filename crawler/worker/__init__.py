@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from crawler.broker import TaskQueue
 from crawler.errors import CrawlerError
-from crawler.model import Completion, Failure, Finding, Grant, Lease, Progress, QueueStatus
+from crawler.model import Completion, Failure, Finding, Grant, Lease, QueueStatus
 from crawler.worker.crew import Downloaders, Heard
 from crawler.worker.messages import Events, ended
 from crawler.worker.outbox import Outbox, unforeseen
+from crawler.worker.reports import Reports
 from crawler.worker.sink import Ends, Sink
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,6 @@ MAX_BATCH = 64
 GATHER = 0.005
 #: Seconds to wait for what hosts said to be sent, before more is leased.
 TELL_WAIT = 0.5
-#: Seconds for which reports are gathered.
-REPORT_PAUSE = 0.02
-#: Seconds after which a request for leases waits for more than its answer: perhaps for the slot that is to be reported.
-LONG_ASKED = 0.004
 #: Seconds before the end of the grace at which what is left is given back.
 MARGIN = 2.0
 #: Seconds for each of the last things that a worker tells, where no grace is left.
@@ -83,10 +80,6 @@ class Worker:
         self._held: dict[int, float] = {}
         #: Tokens that take a thread.
         self._fetching: set[int] = set()
-        self._started: list[int] = []
-        self._fetched: list[int] = []
-        #: Since when a request for leases waits for its answer.
-        self._asked: float | None = None
         self._stop_at: float | None = None
         self._failed: CrawlerError | None = None
         #: Called once when the grace is over: ends the calls to a queue that does not answer.
@@ -94,7 +87,7 @@ class Worker:
         self._is_overdue = False
         self._ended = threading.Event()
         self._closed = threading.Event()
-        self._news = threading.Event()
+        self._reports = Reports()
         self._outbox = Outbox(queue, session, self.forget, self.fail)
         self._sink = make_sink(self)
         self._extender = threading.Thread(target=self._extend_all, name="extend", daemon=True)
@@ -199,14 +192,12 @@ class Worker:
 
     def _lease(self, number: int, room: int) -> Grant | None:
         self._outbox.tell(TELL_WAIT)
-        self._asked = time.monotonic()
         try:
-            return self._queue.lease(self._session, number, room, LEASE_WAIT, self._take_news())
+            with self._reports.asking() as progress:
+                return self._queue.lease(self._session, number, room, LEASE_WAIT, progress)
         except CrawlerError as error:
             self.fail(error)
             return None
-        finally:
-            self._asked = None
 
     def _take(self, leases: list[Lease], asked: float) -> None:
         with self._state:
@@ -221,14 +212,13 @@ class Worker:
     def _on_events(self, events: Events) -> None:
         with self._state:
             fetched = [token for token in ended(events) if token in self._held]
-            self._started += events.started
             # The slots of the others are freed by their ends: a host that asks to be left alone must be known to have
             # said so before its slot is handed out again.
             brought = [item.token for item in events.downloads] + [item.token for item in events.unchanged]
-            self._fetched += [token for token in brought if token in self._held]
+            # Before threads are known to be free: the next request for leases brings it along.
+            self._reports.add(events.started, [token for token in brought if token in self._held])
             self._fetching.difference_update(fetched)
             self._state.notify_all()
-        self._news.set()
         ours = set(fetched)
         for download in events.downloads:
             if download.token in ours:
@@ -262,8 +252,7 @@ class Worker:
     def _extend_all(self) -> None:
         due = time.monotonic() + self._plan.lease_life / 3
         while not self._ended.is_set():
-            if self._news.wait(max(0.0, min(due - time.monotonic(), self._plan.lease_life / 3))):
-                self._gather()
+            self._reports.wait(max(0.0, min(due - time.monotonic(), self._plan.lease_life / 3)))
             tokens: list[int] = []
             if time.monotonic() >= due:
                 due = time.monotonic() + self._plan.lease_life / 3
@@ -274,16 +263,8 @@ class Worker:
                 self.fail(error if isinstance(error, CrawlerError) else unforeseen(error))
                 return
 
-    def _gather(self) -> None:
-        """Wait for more to report, but not while the queue has nothing else to lease."""
-        end = time.monotonic() + REPORT_PAUSE
-        while (left := end - time.monotonic()) > 0 and not self._ended.wait(min(left, LONG_ASKED)):
-            asked = self._asked
-            if asked is not None and time.monotonic() - asked > LONG_ASKED:
-                return
-
     def _extend(self, tokens: list[int]) -> None:
-        progress = self._take_news()
+        progress = self._reports.take()
         if not (tokens or progress.started or progress.fetched):
             return
         asked = time.monotonic()
@@ -292,13 +273,6 @@ class Worker:
             for token in kept & self._held.keys():
                 self._held[token] = asked + self._plan.lease_life
         self.forget([token for token in tokens if token not in kept])
-
-    def _take_news(self) -> Progress:
-        with self._state:
-            self._news.clear()
-            progress = Progress(started=self._started, fetched=self._fetched)
-            self._started, self._fetched = [], []
-            return progress
 
     def _watch_clock(self) -> None:
         """Look after leases also while the coordinator is away and every call to it waits."""
@@ -354,7 +328,7 @@ class Worker:
 
     def _close(self) -> None:
         self._ended.set()
-        self._news.set()
+        self._reports.close()
         self._downloaders.close()
         self._sink.close(self._left(MARGIN, LAST_WORD))
         if self._failed is None:
