@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -20,6 +21,8 @@ from crawler.settings import Politeness, Settings
 from tests.site import Site
 
 ROOT = Path(__file__).resolve().parents[1]
+# Whoever starts the tests may have it ignored (`nohup`), and what they start would ignore it, too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 #: Seconds between two looks of `wait_until`: at first, and at most, since a look may cost something.
 LOOK, LATER = 0.01, 0.1
 

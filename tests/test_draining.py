@@ -8,6 +8,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import termios
 import threading
 from pathlib import Path
@@ -38,18 +39,18 @@ def write_slow(folder: Path, site: Site, count: int, seconds: float) -> None:
     write_list(folder, *(site.url(f"/slow/{seconds}/photo/{number}.jpg") for number in range(count)))
 
 
-def test_a_terminal_that_is_closed(tmp_path: Path, site: Site) -> None:
-    """A real one: what was to be shown there is lost, what was to be recorded is not, and the status is 75."""
-    write_slow(tmp_path, site, 60, 0.2)
+def seed_at_a_terminal(folder: Path, site: Site, *options: str, hang_up: signal.Handlers) -> int:
+    """Seed `urls.txt` at a real terminal that is closed when some of it was asked for; return the exit status."""
     master, slave = pty.openpty()
 
     def take_terminal() -> None:
         os.setsid()
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, hang_up)
 
     process = subprocess.Popen(
-        command("-v", "seed", "urls.txt", *LOCAL),
-        cwd=tmp_path,
+        command("seed", "urls.txt", *options, *LOCAL),
+        cwd=folder,
         stdin=slave,
         stdout=slave,
         stderr=slave,
@@ -63,13 +64,43 @@ def test_a_terminal_that_is_closed(tmp_path: Path, site: Site) -> None:
         ending.set()
         reading.join(PATIENCE)
         os.close(master)  # the terminal's window is gone: SIGHUP, and every write fails
-        assert process.wait(PATIENCE) == 75
+        return process.wait(PATIENCE)
     finally:
         process.kill()
         process.wait(PATIENCE)
+
+
+def test_a_terminal_that_is_closed(tmp_path: Path, site: Site) -> None:
+    """A real one: what was to be shown there is lost, what was to be recorded is not, and the status is 75."""
+    write_slow(tmp_path, site, 60, 0.2)
+    assert seed_at_a_terminal(tmp_path, site, "-v", hang_up=signal.SIG_DFL) == 75
     assert status(tmp_path, "urls.crawl")["leased"] == 0
     assert run(tmp_path, "seed", "urls.txt", *LOCAL).returncode == 0
     assert len(records(tmp_path, "urls.crawl")) == len(site.requests) == 60
+
+
+@pytest.mark.parametrize("options", [(), ("-v",)])
+def test_a_terminal_that_is_gone_says_nothing_about_a_run(tmp_path: Path, site: Site, options: tuple[str, ...]) -> None:
+    """One that was told to go on without it (`trap '' HUP`) ends as if somebody had read what it says."""
+    write_slow(tmp_path, site, 30, 0.2)
+    assert seed_at_a_terminal(tmp_path, site, *options, hang_up=signal.SIG_IGN) == 0
+    assert len(records(tmp_path, "urls.crawl")) == 30
+
+
+def test_an_error_that_nobody_can_see_has_its_status(tmp_path: Path) -> None:
+    """What was to be said of it is lost with the terminal, the status is not."""
+    master, slave = pty.openpty()
+    os.close(master)
+    at_once = command("seed", "missing.txt")
+    assert subprocess.run(at_once, cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave, check=False).returncode == 65
+    os.close(slave)
+
+
+def test_what_cannot_be_written_is_an_error() -> None:
+    """A terminal that is gone is none, a full disk is."""
+    with open("/dev/full", "w", encoding="ascii") as full:
+        words = [sys.executable, "-P", "-c", "from crawler.cli.terminal import say; say('a line')"]
+        assert subprocess.run(words, stdout=full, stderr=subprocess.DEVNULL, check=False).returncode != 0
 
 
 def test_a_terminal_that_is_closed_on_a_run_that_ignores_that(tmp_path: Path, site: Site) -> None:

@@ -11,6 +11,7 @@ import click
 
 from crawler import __version__
 from crawler.cli.loudness import loudness
+from crawler.cli.terminal import say
 from crawler.errors import FULL, CrawlerError, StorageFailed
 
 #: Errors of a disk, wherever they are met.
@@ -69,7 +70,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except CrawlerError as error:
-        click.echo(f"crawler: {error}", err=True)
+        say(f"crawler: {error}", err=True)
         sys.exit(error.exit_status)
     except BrokenPipeError:
         sys.stderr.close()
@@ -77,8 +78,8 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK:
             what = f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
-            click.echo(f"crawler: {what}; the same command goes on when that is mended", err=True)
+            say(f"crawler: {what}; the same command goes on when that is mended", err=True)
             sys.exit(StorageFailed.exit_status)
         logging.getLogger(__name__).debug("internal error", exc_info=True)
-        click.echo(f"crawler: internal error: {type(error).__name__}: {error} (say -vv to see where)", err=True)
+        say(f"crawler: internal error: {type(error).__name__}: {error} (say -vv to see where)", err=True)
         sys.exit(1)

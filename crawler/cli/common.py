@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from crawler.cli.terminal import let_go
 from crawler.errors import OutUnusable, UsageError
 from crawler.out import Out
 
@@ -98,9 +99,7 @@ def on_stop_signals(ask: Callable[[], None]) -> None:
     def hang_up() -> None:
         # Of what is written to a terminal that is gone each line would be an error.
         for number in terminals:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, number)
-            os.close(nowhere)
+            let_go(number)
         ask()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,6 +9,7 @@ import click
 
 from crawler.cli.common import host_patterns
 from crawler.cli.loudness import loudness
+from crawler.cli.terminal import say
 from crawler.errors import UsageError
 from crawler.out import Out
 from crawler.reasons import Reason
@@ -50,4 +51,4 @@ def command(out: str, file: str, outcome: str | None, columns: str | None, faile
     names = tuple(name.strip() for name in columns.split(",")) if columns is not None else ()
     wanted = Choice(Outcome(outcome) if outcome else None, columns=names, is_list=failed, **choice)
     count = export(folder, Path(file), wanted)
-    click.echo(f"{count:,} rows written to {file}", err=True)
+    say(f"{count:,} rows written to {file}", err=True)

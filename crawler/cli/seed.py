@@ -15,6 +15,7 @@ from crawler.cli.duplicates import duplicate_options, read_duplicates
 from crawler.cli.lists import beside, list_options, read_lists
 from crawler.cli.loudness import is_quiet, loudness
 from crawler.cli.storing import storage_of, storing
+from crawler.cli.terminal import say
 from crawler.cli.treatment import read_treatment, treatment_options
 from crawler.errors import UsageError
 
@@ -190,7 +191,7 @@ def _add(sources: list[Any], to: str, key: str | None, stop: Any, quiet: bool) -
     if stop.asked.is_set() and done < len(sources):
         raise Stopped("stopped before the end of the lists; the same command goes on")
     if not quiet:
-        click.echo(f"{done} list(s) added to {to}; see `crawler status {to}`", err=True)
+        say(f"{done} list(s) added to {to}; see `crawler status {to}`", err=True)
 
 
 def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: dict[str, Any]) -> int:
@@ -222,7 +223,7 @@ def _seed(sources: list[Any], key: str | None, stop: Any, quiet: bool, options: 
     with Bar(quiet, lambda address: _how_to_join(address, options["listen"], out, key)) as bar:
         summary = seed(run, stop, bar)
     if not quiet:
-        click.echo("\n".join(summary.lines()))
+        say("\n".join(summary.lines()))
     return summary.failed
 
 

@@ -9,6 +9,7 @@ import click
 
 from crawler.cli.common import Seconds, key_option, on_stop_signals, require_served
 from crawler.cli.loudness import is_quiet, loudness
+from crawler.cli.terminal import say
 
 
 @click.command(short_help="Join a crawl from this or another machine.")
@@ -75,7 +76,7 @@ def command(context: click.Context, /, target: str, key: str | None, **options: 
         if asked.is_set():
             worker.stop()
         elif not is_quiet(context):
-            click.echo(f"working for {served.address}", err=True)
+            say(f"working for {served.address}", err=True)
 
     on_stop_signals(ask)
     status = work(joining, began)
@@ -84,4 +85,4 @@ def command(context: click.Context, /, target: str, key: str | None, **options: 
     if status is not QueueStatus.FINISHED:
         raise Stopped("the coordinator was stopped before the end; the same command joins it again")
     if not is_quiet(context):
-        click.echo("all done", err=True)
+        say("all done", err=True)
