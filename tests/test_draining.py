@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import pty
@@ -12,10 +13,12 @@ import sys
 import termios
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from crawler import run as running_module
+from crawler.cli.terminal import say
 from crawler.coordinator import Opening
 from crawler.errors import Stopped
 from crawler.join import connect, greet
@@ -100,7 +103,21 @@ def test_what_cannot_be_written_is_an_error() -> None:
     """A terminal that is gone is none, a full disk is."""
     with open("/dev/full", "w", encoding="ascii") as full:
         words = [sys.executable, "-P", "-c", "from crawler.cli.terminal import say; say('a line')"]
-        assert subprocess.run(words, stdout=full, stderr=subprocess.DEVNULL, check=False).returncode != 0
+        said = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False).stderr
+    assert os.strerror(errno.ENOSPC) in said
+
+
+def test_a_disk_that_fails_is_no_terminal_that_is_gone(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are the same error; standard output is a file here."""
+
+    def fail(text: str, err: bool) -> NoReturn:
+        raise OSError(errno.EIO, text)
+
+    monkeypatch.setattr("crawler.cli.terminal.click.echo", fail)
+    with pytest.raises(OSError, match="a line"):
+        say("a line")
 
 
 def test_a_terminal_that_is_closed_on_a_run_that_ignores_that(tmp_path: Path, site: Site) -> None:

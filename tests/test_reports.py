@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -14,14 +12,17 @@ from crawler.worker.reports import Reports
 LONG = 3600.0
 
 
-@contextmanager
-def waiting(reports: Reports) -> Iterator[threading.Thread]:
-    """Have somebody wait for reports, who has ended when the block has."""
-    thread = threading.Thread(target=reports.wait, args=(LONG,))
+def start(reports: Reports, most: float = LONG) -> threading.Thread:
+    """Have somebody wait for reports."""
+    thread = threading.Thread(target=reports.wait, args=(most,), daemon=True)
     thread.start()
-    yield thread
-    thread.join(20)
-    assert not thread.is_alive()
+    return thread
+
+
+def ends(thread: threading.Thread, within: float = 20.0) -> bool:
+    """Tell whether who waits has enough within some seconds."""
+    thread.join(within)
+    return not thread.is_alive()
 
 
 @pytest.fixture
@@ -54,12 +55,12 @@ def test_a_request_takes_along_what_there_is() -> None:
 def test_a_request_that_waits_ends_the_gathering() -> None:
     """Whether it came before the report or after it."""
     reports = Reports()
-    with waiting(reports) as thread:
-        reports.add([], [1])
-        with reports.asking():
-            reports.add([], [2])
-            reports.wait(LONG)
-            thread.join(20)
+    before = start(reports)
+    reports.add([], [1])
+    with reports.asking():
+        reports.add([], [2])
+        assert ends(before)
+        assert ends(start(reports))
     assert reports.take().fetched == [2]
 
 
@@ -68,23 +69,24 @@ def test_a_request_that_is_answered_at_once_ends_nothing(monkeypatch: pytest.Mon
     """It was not for want of the reports that it waited."""
     monkeypatch.setattr("crawler.worker.reports.LONG_ASKED", 0.2)
     reports = Reports()
-    with waiting(reports) as thread:
-        with reports.asking():
-            pass
-        reports.add([], [1])
-        thread.join(0.5)
-        assert thread.is_alive()
-        reports.close()
+    waiting = start(reports)
+    with reports.asking():
+        pass
+    reports.add([], [1])
+    assert not ends(waiting, within=0.5)
+    reports.close()
+    assert ends(waiting)
 
 
 def test_nobody_waits_for_what_does_not_come() -> None:
     """The leases that are held are to be extended all the same."""
-    Reports().wait(0.01)
+    assert ends(start(Reports(), most=0.01))
 
 
 def test_nobody_waits_when_it_is_closed() -> None:
     """Neither who began before, nor who comes later."""
     reports = Reports()
-    with waiting(reports):
-        reports.close()
-    reports.wait(LONG)
+    before = start(reports)
+    reports.close()
+    assert ends(before)
+    assert ends(start(reports))
