@@ -179,18 +179,29 @@ def enlist(bench: Bench, scenario: Scenario, pictures: Sequence[Picture]) -> lis
     return entries
 
 
-def take_turns(bench: Bench, entries: dict[str, list[Entry]], rounds: int) -> None:
-    """Let everybody run in each scenario, then all again: what the machine gives varies from one hour to the next."""
-    for number in range(rounds):
-        for letter, here in entries.items():
-            for entry in here:
-                figures = measure(bench, entry.contender, entry.setting, entry.urls, entry.expected)
-                name = entry.contender.name
-                if name.startswith("crawler") and figures["missing"]:
-                    log = bench.scratch.with_name("log")
-                    raise RuntimeError(f"crawler is {figures['missing']} images short: see {log}")
-                entry.runs.append(figures)
-                print(f"  {number + 1}. ({letter}) {name}: {figures['images/s']:.0f}/s", file=sys.stderr, flush=True)
+def take_turns(bench: Bench, entries: dict[str, list[Entry]]) -> None:
+    """Let everybody run once in each scenario."""
+    for letter, here in entries.items():
+        for entry in here:
+            figures = measure(bench, entry.contender, entry.setting, entry.urls, entry.expected)
+            name = entry.contender.name
+            if name.startswith("crawler") and figures["missing"]:
+                log = bench.scratch.with_name("log")
+                raise RuntimeError(f"crawler is {figures['missing']} images short: see {log}")
+            entry.runs.append(figures)
+            print(f"  {len(entry.runs)}. ({letter}) {name}: {figures['images/s']:.0f}/s", file=sys.stderr, flush=True)
+
+
+def keep(folder: Path, bench: Bench, entries: dict[str, list[Entry]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Write the medians so far, and return them: scenario, contender, figures."""
+    results = {
+        letter: {entry.contender.name: _middle(entry.runs) for entry in here} for letter, here in entries.items()
+    }
+    for letter, rows in results.items():
+        whole = facts(bench) | {SCENARIOS[letter].title: rows}
+        (folder / f"peers-{letter}.json").write_text(json.dumps(whole, indent=2))
+    (folder / "peers.svg").write_text(chart.bars(rates(folder), "images/s"))
+    return results
 
 
 def _middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -255,17 +266,14 @@ def main() -> None:
                 kept = tuple(one for one in scenario.contenders if one.name in names)
                 scenario = scenario._replace(contenders=kept)
             entries[letter] = enlist(bench, scenario, build(folder / "corpus", scenario.kind, chosen.count))
-        take_turns(bench, entries, chosen.rounds)
-    results = {
-        letter: {entry.contender.name: _middle(entry.runs) for entry in here} for letter, here in entries.items()
-    }
+        # All again and again, in place of one after the other: what the machine gives varies from hour to hour.
+        for _ in range(chosen.rounds):
+            take_turns(bench, entries)
+            results = keep(folder, bench, entries)
     for letter, rows in results.items():
-        title = SCENARIOS[letter].title
-        print(f"\n{title}, {chosen.count:,} URLs\n\n{table(rows)}")
+        print(f"\n{SCENARIOS[letter].title}, {chosen.count:,} URLs\n\n{table(rows)}")
         for line in own_rates(results, letter):
             print(f"\n{line}")
-        (folder / f"peers-{letter}.json").write_text(json.dumps(facts(bench) | {title: rows}, indent=2))
-    (folder / "peers.svg").write_text(chart.bars(rates(folder), "images/s"))
 
 
 def rates(folder: Path) -> dict[str, dict[str, float]]:
