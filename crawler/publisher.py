@@ -77,6 +77,7 @@ class Publisher:
             for _ in range(2):  # a worker may close its part under our eyes
                 self._publish(lambda session: finished or session.startswith((OWN, LOCAL)))
             if finished:
+                self._store.clear()
                 self._take_out_former()
         except OSError as error:
             raise StorageFailed(

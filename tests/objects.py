@@ -134,6 +134,8 @@ class Faults:
         self.behind = urlsplit(endpoint)
         #: Kind of fault for the uploads to come, in turn; "" passes one on.
         self.plan: tuple[str, ...] = ("",)
+        #: Uploads that are refused whatever the plan says: those whose names contain it, none where it is empty.
+        self.refused = ""
         #: Uploads by what was done to them.
         self.done: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -152,9 +154,12 @@ class Faults:
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def next_fault(self) -> str:
+    def next_fault(self, path: str) -> str:
         """Return what is to be done to an upload."""
         with self._lock:
+            if self.refused and self.refused in path:
+                self.done["refused"] += 1
+                return "403"
             fault = self.plan[self._calls % len(self.plan)]
             self._calls += 1
             self.done[fault] += 1
@@ -175,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         is_upload = self.command in ("PUT", "POST") and not any(name in self.path for name in _SPARED)
-        fault = self.faults.next_fault() if is_upload else ""
+        fault = self.faults.next_fault(self.path) if is_upload else ""
         if fault == "cut":  # half of the upload is read, and then nobody is there
             self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
             self.close_connection = True

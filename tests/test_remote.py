@@ -270,6 +270,59 @@ def test_kill_9_while_shards_are_uploaded(tmp_path: Path, site: Site, bucket: Bu
     check_tars(tmp_path / "urls.crawl", 90, fetched(bucket, tmp_path / "store"))
 
 
+def test_kill_9_between_what_is_listed_and_the_shard(
+    tmp_path: Path, site: Site, bucket: Bucket, faults: Faults
+) -> None:
+    """The list of a shard that never came is not left behind by the next run."""
+    write_list(tmp_path, *urls(site, 12))
+    command = ("seed", "urls.txt", *LOCAL, *shards(bucket, 5))
+    faults.refused = ".sealed"
+    with running(tmp_path, *command) as process:
+        wait_until(lambda: faults.done["refused"] > 0, 40)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert [name for name in bucket.names() if "/.open/" in name] == ["pre/.open/00000.index"]
+    faults.refused = ""
+    done = run(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    check_tars(tmp_path / "urls.crawl", 12, fetched(bucket, tmp_path / "store"))
+
+
+def test_a_worker_is_killed_between_what_is_listed_and_the_shard(
+    tmp_path: Path, site: Site, bucket: Bucket, faults: Faults
+) -> None:
+    """Others end the run: the list of a shard that never came does not outlast it."""
+    write_list(tmp_path, *urls(site, 12))
+    faults.refused = ".sealed"
+    with running(tmp_path, "seed", "urls.txt", *LOCAL, *shards(bucket, 5), "--workers", "0") as seed:
+        served(tmp_path, "urls.crawl")
+        with running(tmp_path, "worker", "urls.crawl", *SMALL) as worker:
+            wait_until(lambda: faults.done["refused"] > 0, 40)
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+        faults.refused = ""
+        assert run(tmp_path, "worker", "urls.crawl", *SMALL).returncode == 0
+        assert seed.wait(LIMIT) == 0
+    check_tars(tmp_path / "urls.crawl", 12, fetched(bucket, tmp_path / "store"))
+
+
+def test_a_shard_whose_list_is_lost(tmp_path: Path, site: Site, bucket: Bucket) -> None:
+    """As where a coordinator begins while it is uploaded: it is read for what is in it, and gets its name."""
+    write_list(tmp_path, *urls(site, 8))
+    seed = ("seed", "urls.txt", *LOCAL, *shards(bucket, 4))
+    assert run(tmp_path, *seed).returncode == 0
+    published = bucket.names()
+    bucket.put("pre/.open/00001.sealed", bucket.get("pre/00001.tar"))
+    bucket.delete("pre/.index/00001")
+    bucket.delete("pre/00001.tar")
+    verify = ("status", "urls.crawl", "--verify")
+    assert "8 of 8 records have their file" in run(tmp_path, *verify).stdout
+    assert run(tmp_path, *seed).returncode == 0
+    assert bucket.names() == published
+    bucket.delete("pre/.index/00001")
+    assert "8 of 8 records have their file" in run(tmp_path, *verify).stdout
+
+
 def test_parquet_in_a_bucket(tmp_path: Path, site: Site, bucket: Bucket) -> None:
     """Made by the coordinator from what workers uploaded; after a refresh each image is there once."""
     write_list(tmp_path, *urls(site, 12, "/kept/{}.jpg"))

@@ -1,7 +1,7 @@
 """
 A store at an address with many images in each object.
 
-    ADDRESS/.open/00017.index    what is in the part: its samples
+    ADDRESS/.open/00017.index    what is in the part, its samples: there first, so that it need not be read for them
     ADDRESS/.open/00017.sealed   the part, uploaded whole by its worker, before its tasks are recorded
     ADDRESS/.index/00017         what is in the shard
     ADDRESS/00017.tar            the shard: the part, copied where it is, or what is left of it written anew
@@ -189,11 +189,14 @@ class RemoteShardStore(Remote):
     # ------------------------------------------------------------ publishing, for the coordinator alone
 
     def clear(self) -> None:
-        """Remove what was left of parts that have their names."""
-        sealed = {part.number for part in self.parts()}
-        for name, _ in self._list(".open"):
-            number = name.partition(".")[0]
-            if number.isdecimal() and int(number) not in sealed and self._is_published(int(number)):
+        """
+        Remove what is listed of parts that are not there: they are published, or their worker was killed.
+
+        Where one is just being uploaded, it is read for its samples later.
+        """
+        names = [name for name, _ in self._list(".open")]
+        for name in names:
+            if name.endswith(".index") and f"{name.removesuffix('.index')}.sealed" not in names:
                 self._drop(f".open/{name}")
 
     def parts(self) -> list[Part]:
@@ -203,7 +206,7 @@ class RemoteShardStore(Remote):
 
     def look(self, part: Part) -> list[Sample]:
         """Return the samples of a part."""
-        return _decode(self._get(str(part.path.with_suffix(".index"))))
+        return self._listed(str(part.path.with_suffix(".index")), str(part.path))
 
     def path_of(self, part: Part, sample: Sample) -> str:
         """Return the path of an image in a part, relative to the store."""
@@ -313,13 +316,25 @@ class RemoteShardStore(Remote):
     def _samples(self, shard: str) -> dict[str, Sample]:
         """Return the samples of a shard or of its part by the names of their images; none where there is neither."""
         if self._known[0] != shard:
-            number = shard.partition(".")[0]
-            is_there = self.size_of(shard) is not None
+            part = f".open/{shard.partition('.')[0]}"
             found: list[Sample] = []
             with contextlib.suppress(FileNotFoundError):
-                found = _decode(self._get(f".index/{number}" if is_there else f".open/{number}.index"))
+                if self.size_of(shard) is not None:
+                    found = self._listed(_index_of(shard), shard)
+                else:
+                    found = self._listed(f"{part}.index", f"{part}.sealed")
             self._known = (shard, {sample.image.name: sample for sample in found})
         return self._known[1]
+
+    def _listed(self, index: str, tar: str) -> list[Sample]:
+        """Return the samples of a tar: as they are listed, or read from it where its list is lost."""
+        with contextlib.suppress(FileNotFoundError):
+            return _decode(self._get(index))
+        with Scratch() as folder:
+            copy = folder / "copy"
+            with self._plainly():
+                self._fs.get_file(self._at(tar), str(copy))
+            return _decode(_index(copy))
 
     def _digest_in(self, name: str, sample: Sample) -> str:
         with self._plainly():
