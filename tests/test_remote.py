@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -270,6 +271,13 @@ def test_kill_9_while_shards_are_uploaded(tmp_path: Path, site: Site, bucket: Bu
     check_tars(tmp_path / "urls.crawl", 90, fetched(bucket, tmp_path / "store"))
 
 
+def kill_when_refused(process: subprocess.Popen[str], faults: Faults) -> None:
+    """Kill a process with its children once an upload of theirs was refused."""
+    wait_until(lambda: faults.done["refused"] > 0, 40)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def test_kill_9_between_what_is_listed_and_the_shard(
     tmp_path: Path, site: Site, bucket: Bucket, faults: Faults
 ) -> None:
@@ -278,9 +286,7 @@ def test_kill_9_between_what_is_listed_and_the_shard(
     command = ("seed", "urls.txt", *LOCAL, *shards(bucket, 5))
     faults.refused = ".sealed"
     with running(tmp_path, *command) as process:
-        wait_until(lambda: faults.done["refused"] > 0, 40)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_when_refused(process, faults)
     assert [name for name in bucket.names() if "/.open/" in name] == ["pre/.open/00000.index"]
     faults.refused = ""
     done = run(tmp_path, *command)
@@ -297,9 +303,7 @@ def test_a_worker_is_killed_between_what_is_listed_and_the_shard(
     with running(tmp_path, "seed", "urls.txt", *LOCAL, *shards(bucket, 5), "--workers", "0") as seed:
         served(tmp_path, "urls.crawl")
         with running(tmp_path, "worker", "urls.crawl", *SMALL) as worker:
-            wait_until(lambda: faults.done["refused"] > 0, 40)
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
+            kill_when_refused(worker, faults)
         faults.refused = ""
         assert run(tmp_path, "worker", "urls.crawl", *SMALL).returncode == 0
         assert seed.wait(LIMIT) == 0

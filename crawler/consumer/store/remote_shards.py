@@ -194,9 +194,9 @@ class RemoteShardStore(Remote):
 
         Where one is just being uploaded, it is read for its samples later.
         """
-        names = [name for name, _ in self._list(".open")]
+        names = {name for name, _ in self._list(".open")}
         for name in names:
-            if name.endswith(".index") and f"{name.removesuffix('.index')}.sealed" not in names:
+            if name.endswith(".index") and name.replace(".index", ".sealed") not in names:
                 self._drop(f".open/{name}")
 
     def parts(self) -> list[Part]:
